@@ -1,12 +1,12 @@
 """The errors a user can meet: one tree, each with the numbers and the cure in its message.
 
     GeoPanopticError
-    ├── SceneError        unreadable, no CRS where one is needed, rotated where not allowed, wrong bands for the model
-    ├── GridError         halo wider than half a core; a core that is no positive number; ...
+    ├── SceneError        unreadable, no CRS where one is needed, wrong bands for the model
+    ├── GridError         halo wider than half a core; a core that is no positive number
     ├── SchemaError       unknown or duplicate class; model and labels disagree
     ├── CheckpointError   no card, wrong version, weights do not fit, unsafe file
     ├── ConfigError       unknown key (names the nearest known one), wrong type
-    ├── StoreError        a job of other inputs, locked, damaged, disk full, unwritable or existing output
+    ├── StoreError        a job of other inputs, locked, damaged, disk full, existing output
     ├── TileError         work on tile (i) failed; keeps index, window and cause
     └── EngineError       the Dask engine was lost; the run can be resumed
 
@@ -47,7 +47,7 @@ class ConfigError(GeoPanopticError):
 
 
 class StoreError(GeoPanopticError):
-    """A work directory or an output cannot be used: other inputs, locked, damaged, full, existing."""
+    """A work directory or output cannot be used: other inputs, locked, damaged, full."""
 
 
 class TileError(GeoPanopticError):

@@ -136,7 +136,8 @@ def _geodesy(crs_wkt: str) -> tuple[pyproj.Transformer, pyproj.Geod, float]:
     crs = pyproj.CRS.from_wkt(crs_wkt)
     geodetic = crs.geodetic_crs
     geod = crs.get_geod()
-    assert geodetic is not None and geod is not None
+    assert geodetic is not None
+    assert geod is not None
     to_lonlat = pyproj.Transformer.from_crs(crs, geodetic, always_xy=True)
     unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
     # unit_conversion_factor is radians per unit for angles and metres per unit for lengths

@@ -65,11 +65,8 @@ class LabelSchema:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(sorted(self.classes, key=lambda c: c.id)))
-        for what, values in (
-            ("id", [c.id for c in self.classes]),
-            ("name", [c.name for c in self.classes]),
-        ):
-            twice = sorted({str(v) for v in values if values.count(v) > 1})
+        for what, values in (("id", [str(c.id) for c in self.classes]), ("name", self.names)):
+            twice = sorted({v for v in values if list(values).count(v) > 1})
             if twice:
                 raise SchemaError(f"class {what} {', '.join(twice)} is used more than once")
 
