@@ -69,6 +69,17 @@ class GeoRef:
         t, xs, ys = ~self.transform, np.asarray(x, float), np.asarray(y, float)
         return t.d * xs + t.e * ys + t.f, t.a * xs + t.b * ys + t.c
 
+    def phase(self, stride: int) -> tuple[int, int]:
+        """Return (row, col) modulo `stride` of pixel (0, 0) counted from the CRS's origin.
+
+        Law: scenes whose pixel grids coincide agree on which of their shared pixels are multiples
+        of `stride`, so a tile grid anchored here cuts both alike. (0, 0) unless north-up.
+        """
+        if self.crs is None or not self.is_north_up:
+            return 0, 0
+        t = self.transform
+        return round(t.f / t.e) % stride, round(t.c / t.a) % stride
+
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """Return (min x, min y, max x, max y) of the four corners, in map units."""

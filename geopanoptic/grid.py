@@ -186,6 +186,16 @@ class TileGrid:
         core = Window(row, col, self.core, self.core).clipped(self.shape)
         return Tile(index, core, core.grown(self.halo).clipped(self.shape))
 
+    def nominal_window(self, index: int) -> Window:
+        """Return the tile's window as if the scene had no rim: the constant `window_shape`.
+
+        It may reach beyond the scene on any side; what lies outside is padded before the model
+        sees it, so that a network's stride falls on the same pixels in every tile.
+        """
+        i, j = divmod(index, self.n_cols)
+        row, col = self.starts[0] + i * self.core, self.starts[1] + j * self.core
+        return Window(row, col, self.core, self.core).grown(self.halo)
+
     def index_at(self, row: int, col: int) -> int:
         """Return the number of the tile whose core holds this pixel."""
         i = (row - self.starts[0]) // self.core
