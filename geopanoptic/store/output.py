@@ -1,0 +1,150 @@
+"""Publishing results: nothing half-written ever stands under a final name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from geopanoptic.errors import StoreError
+from geopanoptic.store import disk
+from geopanoptic.store.parts import temporary_name
+
+MAP_MARK = "map.json"  # contracts.md section 1: what makes a folder a map that may be replaced
+
+
+def check_output(final: Path, overwrite: bool, suffixes: Collection[str] | None = None) -> None:
+    """Refuse an output that could not be published, before any work is done for it.
+
+    `suffixes` (with their dots) are the ones allowed, when the caller knows them.
+    Raises StoreError: exists, its folder is missing or not writable, or a suffix nobody writes.
+    """
+    if suffixes is not None and final.suffix.lower() not in suffixes:
+        known = ", ".join(sorted(suffixes))
+        raise StoreError(
+            f"cannot write {final}: no format has the suffix {final.suffix!r}; use {known}"
+        )
+    if _present(final) and not overwrite:
+        raise StoreError(f"{final} exists; use --overwrite to replace it, or another --out")
+    if final.is_dir() and any(final.iterdir()) and not (final / MAP_MARK).exists():
+        raise StoreError(
+            f"will not overwrite the folder {final}: it holds other things than a map (no "
+            f"{MAP_MARK}); choose another --out"
+        )
+    parent = final.absolute().parent
+    if not parent.is_dir():
+        raise StoreError(f"cannot write {final}: there is no folder {parent}; make it first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise StoreError(f"cannot write {final}: the folder {parent} is not writable for you")
+
+
+def check_space(path: Path, need_bytes: int) -> None:
+    """Raise StoreError, with both numbers, when `need_bytes` are not free where `path` lies."""
+    free = disk.free_bytes(path)
+    if free < need_bytes:
+        raise StoreError(
+            f"not enough space for {path}: about {disk.megabytes(need_bytes)} needed, "
+            f"{disk.megabytes(free)} free; free some, or choose another disk"
+        )
+
+
+@contextmanager
+def atomic_output(final: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a path of the same name in a hidden folder beside `final`; publish it on success.
+
+    The caller makes a file or a directory at that path, checks it, and leaves the block. It is
+    then flushed to the device and renamed. When the block raises, all of it is removed and
+    what stood under `final` before is untouched. Law: at any instant `final` is the old output,
+    or the new one whole, or (a directory being replaced) for one rename's time nothing.
+
+    Raises StoreError when `final` exists and `overwrite` is False, when nothing was written, or
+    when the disk does not take it.
+    """
+    check_output(final, overwrite)
+    final = final.absolute()
+    with disk.store_errors(final, "preparing"):
+        _sweep_dead(final)
+        staging = final.with_name(temporary_name(final.name))
+        disk.make_directory(staging)
+    try:
+        yield staging / final.name
+        with disk.store_errors(final, "publishing"):
+            _publish(staging / final.name, final, overwrite)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish(made: Path, final: Path, overwrite: bool) -> None:
+    if not _present(made):
+        raise StoreError(f"nothing was written for {final}: the writer failed without saying so")
+    _flush(made)
+    if _present(final) and not overwrite:
+        raise _appeared(final)
+    if made.is_dir() or final.is_dir():
+        _publish_directory(made, final)
+    elif overwrite:
+        disk.replace(made, final)
+    elif not disk.link_new(made, final):
+        raise _appeared(final)
+
+
+def _publish_directory(made: Path, final: Path) -> None:
+    # The old one rests in the staging folder, which goes when the block ends; its name tells a
+    # later run (`_sweep_dead`) whose it was, should this process die between the two renames.
+    aside = made.with_name(made.name + ".old")
+    if _present(final):
+        final.rename(aside)
+    try:
+        disk.replace(made, final)
+    except BaseException:
+        if _present(aside):
+            aside.rename(final)
+        raise
+
+
+def _appeared(final: Path) -> StoreError:
+    return StoreError(
+        f"{final} has appeared while this run was working, perhaps from another run; use "
+        "--overwrite to replace it, or another --out (finished work is kept)"
+    )
+
+
+def _present(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _flush(made: Path) -> None:
+    if made.is_dir():
+        for folder, _, names in os.walk(made):
+            for name in names:
+                disk.fsync_path(Path(folder) / name)
+            disk.fsync_path(Path(folder))
+    else:
+        disk.fsync_path(made)
+
+
+def _sweep_dead(final: Path) -> None:
+    """Remove what killed runs on this host left beside `final`; put a set-aside output back."""
+    host = re.escape(socket.gethostname().split(".")[0][:32])
+    mine = re.compile(re.escape(f".{final.name}.") + host + r"-(\d+)-\d+\.tmp")
+    for path in final.parent.iterdir():
+        match = mine.fullmatch(path.name)
+        if match and not _alive(int(match[1])):
+            aside = path / (final.name + ".old")
+            if _present(aside) and not _present(final):
+                aside.rename(final)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
