@@ -12,6 +12,8 @@ Names are imported on first use, so that `import geopanoptic` costs next to noth
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -49,11 +51,25 @@ if TYPE_CHECKING:
     from geopanoptic.schema import LabelSchema as LabelSchema
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _DOOR:
-        raise AttributeError(f"module 'geopanoptic' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"geopanoptic.{_DOOR[name]}"), name)
+class _Door(ModuleType):
+    """The package as a door of lazily imported names.
+
+    A class, not a module `__getattr__`, because `predict` and `evaluate` are both a room and the
+    function that the room is for: Python would put the submodule in the function's place as soon
+    as anyone imports it. Rooms stay importable (`from geopanoptic.predict import ...`).
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _DOOR:
+            raise AttributeError(f"module 'geopanoptic' has no attribute '{name}'")
+        return getattr(importlib.import_module(f"geopanoptic.{_DOOR[name]}"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _DOOR or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return list(__all__)
 
 
-def __dir__() -> list[str]:
-    return __all__
+sys.modules[__name__].__class__ = _Door
