@@ -115,6 +115,24 @@ class GeoRef:
         x, y = self.xy(self.shape[0] / 2, self.shape[1] / 2)
         return float(np.sqrt(self._pixel_area_m2(x, y)))
 
+    @property
+    def pixel_m(self) -> tuple[float, float]:
+        """The true (height, width) of the centre pixel in metres, along rows and columns.
+
+        Raises SceneError without a CRS.
+        """
+        self.need_metres("a pixel size on the ground")
+        _, geod, step = _geodesy(self.crs or "")
+        row, col = self.shape[0] / 2, self.shape[1] / 2
+        t = self.transform
+        sizes = []
+        for dx, dy in ((t.b, t.e), (t.a, t.d)):
+            n = step / float(np.hypot(dx, dy))  # pixels in the step of the derivative
+            x, y = self.xy(row, col)
+            lon, lat = self.lonlat([x - n * dx / 2, x + n * dx / 2], [y - n * dy / 2, y + n * dy / 2])
+            sizes.append(float(geod.inv(lon[0], lat[0], lon[1], lat[1])[2]) / n)
+        return sizes[0], sizes[1]
+
     def row_area_m2(self, row: int = 0, rows: int | None = None) -> Floats:
         """Return the mean true (ellipsoidal) area of a pixel for each row of a band of rows, m2.
 

@@ -1,0 +1,387 @@
+"""`Scene`: one georeferenced raster, or a mosaic of files, described without being open."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp
+
+from geopanoptic.errors import SceneError
+from geopanoptic.georef import GeoRef
+from geopanoptic.grid import Window
+from geopanoptic.raster.gdal import gdal_env, is_remote, open_raster, scene_errors
+from geopanoptic.raster.source import Array, Bools, Source, mask_of, north_up
+from geopanoptic.raster.vrt import check_vrt, driver_of
+
+MAX_BLOCK_BYTES = 256 * 2**20
+MAX_PIXELS = 10**12
+MAX_BANDS = 512
+_ALIGNED_PX = 0.02  # members of a mosaic may be off the common grid by this much of a pixel
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of a scene and the (row, col) of the scene where its first pixel lies."""
+
+    source: Source
+    row: int
+    col: int
+
+    @property
+    def window(self) -> Window:
+        height, width = self.source.georef.shape
+        return Window(self.row, self.col, height, width)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One georeferenced raster (or mosaic of files): a description, picklable, with no open handle.
+
+    `bands` are numbered from 1 and never include an alpha band; `band_names` are their descriptions
+    or colours in lower case ('' when unknown). The grid is north-up whenever there is a CRS.
+    """
+
+    uri: str | tuple[str, ...]
+    georef: GeoRef
+    band_count: int
+    band_names: tuple[str, ...]
+    dtype: str
+    band_nodata: tuple[float | None, ...]
+    has_palette: bool
+    date: str | None
+    parts: tuple[Part, ...]
+    members: tuple[str, ...]
+
+    @classmethod
+    def open(
+        cls,
+        uri: str | Path | Sequence[str | Path],
+        *,
+        nodata: float | None = None,
+        date: str | None = None,
+        trust_vrt: bool = False,
+    ) -> Scene:
+        """Describe a raster: a path, s3:// or https:// address, VRT, or a sequence of files.
+
+        `nodata` replaces the file's own nodata value, `date` its date. Of a mosaic's files the later
+        ones lie on top. `trust_vrt` opens a VRT without looking at what it names.
+
+        Raises SceneError, always with the cure: missing, not a raster, truncated, absurd dimensions,
+        hostile VRT, complex numbers, a place on the ground that cannot be worked out.
+        """
+        if isinstance(uri, (str, Path)):
+            scene = _open_file(str(uri), nodata, trust_vrt)
+        else:
+            files = [str(u) for u in uri]
+            if not files:
+                raise SceneError("a mosaic of no files; name at least one raster")
+            scene = _mosaic([_open_file(f, nodata, trust_vrt) for f in files])
+        return replace(scene, date=date) if date is not None else scene
+
+    @property
+    def nodata(self) -> float | None:
+        """The nodata value of the first band."""
+        return self.band_nodata[0]
+
+    @property
+    def has_alpha(self) -> bool:
+        return any(p.source.alpha_band for p in self.parts)
+
+    @property
+    def has_mask(self) -> bool:
+        return any(p.source.has_mask for p in self.parts)
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns of the blocks the (first) file is stored in."""
+        return self.parts[0].source.block_shape
+
+    @property
+    def view(self) -> str:
+        """How the file is brought north-up: 'plain', 'flipped' or 'warped'."""
+        return self.parts[0].source.view
+
+    @property
+    def may_have_invalid(self) -> bool:
+        """Tell whether any pixel can be invalid at all, as far as the header says."""
+        return (
+            len(self.parts) > 1
+            or self.has_alpha
+            or self.has_mask
+            or self.view == "warped"
+            or self.dtype.startswith("float")
+            or any(v is not None for v in self.band_nodata)
+        )
+
+    def read(
+        self, window: Window, bands: Sequence[int] | None = None
+    ) -> tuple[Array, Bools]:
+        """Read a window: (array (band, row, col) in the scene's dtype, valid (row, col)).
+
+        `bands` are numbers from 1 (all when None). Nodata, alpha, mask and NaN are honoured.
+        Law: ``read(w)[..., v.within(w)] == read(v)`` for v inside w.
+        Raises SceneError for a window outside the scene, an unknown band, or a file that fails there.
+        """
+        numbers = tuple(range(1, self.band_count + 1)) if bands is None else tuple(bands)
+        self._check(window, numbers)
+        if len(self.parts) == 1:
+            return self.parts[0].source.read(window, numbers)
+        array = np.zeros((len(numbers), *window.shape), self.dtype)
+        valid = np.zeros(window.shape, bool)
+        for part in self.parts:
+            common = part.window & window
+            if common.is_empty:
+                continue
+            piece, seen = part.source.read(common.within(part.window), numbers)
+            where = common.within(window).slices
+            np.copyto(array[:, *where], piece, where=seen)
+            valid[where] |= seen
+        return array, valid
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this scene from another, for the job's manifest.
+
+        Every file with its size and time of change in nanoseconds (None for remote ones), and the
+        header: shape, bands, dtype, CRS, transform, nodata, block shape.
+        """
+        members = []
+        for name in self.members:
+            size = mtime = None
+            if not is_remote(name) and Path(name).exists():
+                status = Path(name).stat()
+                size, mtime = status.st_size, status.st_mtime_ns
+            members.append({"uri": name, "size": size, "mtime_ns": mtime})
+        header = {
+            "shape": list(self.georef.shape),
+            "band_count": self.band_count,
+            "dtype": self.dtype,
+            "crs": self.georef.crs,
+            "transform": list(self.georef.transform)[:6],
+            "nodata": [None if v is None else str(v) for v in self.band_nodata],
+            "block_shape": list(self.block_shape),
+        }
+        return {"members": members, "header": header}
+
+    def _check(self, window: Window, bands: tuple[int, ...]) -> None:
+        if window.is_empty or not Window.whole(self.georef.shape).contains(window):
+            rows, cols = self.georef.shape
+            raise SceneError(f"window ({window}) is not inside the scene of {rows} x {cols} pixels")
+        wrong = [b for b in bands if not 1 <= b <= self.band_count]
+        if wrong or not bands:
+            raise SceneError(
+                f"band {wrong or 'list'} is not in 1..{self.band_count} of '{self.members[0]}' "
+                f"(an alpha band is no data band); choose others with --bands"
+            )
+
+
+def _open_file(uri: str, nodata: float | None, trust_vrt: bool) -> Scene:
+    driver, members, pam = None, (uri,), False
+    if not is_remote(uri) and not uri.startswith("/vsi"):
+        path = Path(uri)
+        with scene_errors(f"'{uri!s}' cannot be looked at", "check the path"):
+            driver = driver_of(path)
+            pam = _keeps_facts_in_pam(path)
+        if driver == "VRT" and not trust_vrt:
+            members = (uri, *(str(m) for m in check_vrt(path)))
+    elif uri.lower().split("?")[0].endswith(".vrt") and not trust_vrt:
+        raise SceneError(f"'{uri}' is a remote VRT, which could read any file or address of this "
+                         f"machine; name its files themselves as a mosaic")  # fmt: skip
+    else:
+        driver = "JP2OpenJPEG" if uri.lower().split("?")[0].endswith((".jp2", ".j2k")) else "GTiff"
+    what, cure = f"'{uri}' cannot be opened", "check that it is a whole raster file"
+    with (
+        gdal_env(remote=is_remote(uri), pam=pam),
+        scene_errors(what, cure),
+        open_raster(uri, driver) as dataset,
+    ):
+        _check_header(dataset)
+        return _describe(dataset, Origin(uri, driver, members, pam), nodata)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a dataset was opened from, and how."""
+
+    uri: str
+    driver: str | None
+    members: tuple[str, ...]
+    pam: bool
+
+
+def _describe(dataset: Any, origin: Origin, nodata: float | None) -> Scene:
+    alpha, has_mask = mask_of(dataset)
+    bands = tuple(b for b in range(1, dataset.count + 1) if b != alpha)
+    kinds = {dataset.dtypes[b - 1] for b in bands}
+    if not bands or any(k.startswith("complex") for k in kinds):
+        raise SceneError(
+            f"'{origin.uri}' holds {'/'.join(sorted(kinds)) or 'only alpha'}, not pictures of "
+            f"real numbers; make amplitude or colour bands of it first (gdal_calc.py)"
+        )
+    own = [dataset.nodatavals[b - 1] for b in bands]
+    georef, view, flips = north_up(dataset)
+    dtype = str(np.result_type(*kinds))
+    source = Source(
+        uri=origin.uri,
+        driver=origin.driver,
+        georef=georef,
+        dtype=dtype,
+        bands=bands,
+        band_nodata=tuple(own if nodata is None else [nodata] * len(bands)),
+        alpha_band=alpha,
+        has_mask=has_mask,
+        view=view,
+        flips=flips,
+        block_shape=tuple(dataset.block_shapes[bands[0] - 1]),
+        pam=origin.pam,
+    )
+    return Scene(
+        uri=origin.uri,
+        georef=georef,
+        band_count=len(bands),
+        band_names=tuple(_band_name(dataset, b) for b in bands),
+        dtype=dtype,
+        band_nodata=source.band_nodata,
+        has_palette=dataset.colorinterp[bands[0] - 1] == ColorInterp.palette,
+        date=_date_of(dataset, origin.uri),
+        parts=(Part(source, 0, 0),),
+        members=origin.members,
+    )
+
+
+def _check_header(dataset: Any) -> None:
+    """Refuse what would cost gigabytes to look at, and files that end before their pixels do."""
+    name = dataset.name
+    if min(dataset.shape) < 1 or dataset.count < 1:
+        raise SceneError(f"'{name}' has {dataset.shape} pixels and {dataset.count} bands: nothing")
+    if dataset.width * dataset.height > MAX_PIXELS or dataset.count > MAX_BANDS:
+        raise SceneError(
+            f"'{name}' claims {dataset.height} x {dataset.width} pixels in {dataset.count} bands "
+            f"(at most {MAX_PIXELS:.0e} pixels, {MAX_BANDS} bands); cut it into smaller files"
+        )
+    for (rows, cols), dtype in zip(dataset.block_shapes, dataset.dtypes, strict=True):
+        size = rows * cols * np.dtype(dtype if dtype != "complex_int16" else "complex64").itemsize
+        if size > MAX_BLOCK_BYTES:
+            raise SceneError(
+                f"'{name}' is stored in blocks of {rows} x {cols} pixels, {size / 2**20:.0f} MiB "
+                f"each (at most {MAX_BLOCK_BYTES // 2**20}); store it in tiles: "
+                f"gdal_translate -co TILED=YES '{name}' tiled.tif"
+            )
+    if dataset.driver == "GTiff" and Path(name).is_file():
+        _check_whole(dataset, Path(name).stat().st_size)
+
+
+def _check_whole(dataset: Any, size: int) -> None:
+    """Refuse a TIFF whose block table points behind the end of the file (a download cut short)."""
+    for band in (1, dataset.count):
+        rows, cols = dataset.block_shapes[band - 1]
+        last_row, last_col = (dataset.height - 1) // rows, (dataset.width - 1) // cols
+        for i, j in {(0, 0), (0, last_col), (last_row // 2, 0), (last_row, 0), (last_row, last_col)}:
+            place = dataset.get_tag_item(f"BLOCK_OFFSET_{j}_{i}", "TIFF", bidx=band)
+            length = dataset.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band)
+            if place and length and int(place) + int(length) > size:
+                raise SceneError(
+                    f"'{dataset.name}' is truncated: its block ({i}, {j}) ends at byte "
+                    f"{int(place) + int(length)} of a file of {size} bytes; "
+                    f"copy or download it again"
+                )
+
+
+def _keeps_facts_in_pam(path: Path) -> bool:
+    """Tell whether an .aux.xml beside the file says where it lies or what is nodata."""
+    beside = path.with_name(path.name + ".aux.xml")
+    if not beside.is_file() or beside.stat().st_size > 2**20:
+        return False
+    text = beside.read_bytes()
+    return any(tag in text for tag in (b"<SRS", b"<GeoTransform", b"<NoDataValue", b"<GCPList"))
+
+
+def _band_name(dataset: Any, band: int) -> str:
+    described = (dataset.descriptions[band - 1] or "").strip().lower()
+    colour = dataset.colorinterp[band - 1].name
+    return described or (colour if colour not in ("undefined", "gray", "palette") else "")
+
+
+_DATE_TAGS = (
+    "ACQUISITIONDATETIME", "ACQUISITION_DATE", "ACQUISITION_DATETIME", "DATE_ACQUIRED", "DATETIME",
+    "SENSING_TIME", "DATE", "TIFFTAG_DATETIME",
+)  # fmt: skip
+_DATE = re.compile(
+    r"(?<!\d)((?:19|20)\d\d)[-_:]?(0[1-9]|1[0-2])[-_:]?(0[1-9]|[12]\d|3[01])(?!\d(?!\d{5}(?!\d)))"
+)
+
+
+def _date_of(dataset: Any, uri: str) -> str | None:
+    """Return the ISO date from acquisition tags, else the file name, else the TIFF's own stamp.
+
+    The TIFF stamp comes last because image editors overwrite it with the day of the edit.
+    """
+    tags: dict[str, str] = {}
+    for domain in ("", "IMAGERY"):
+        tags |= {k.upper(): v for k, v in dataset.tags(ns=domain or None).items()}
+    texts = [tags.get(t, "") for t in _DATE_TAGS]
+    for text in (*texts[:-1], Path(uri.split("?")[0]).name, texts[-1]):
+        found = _DATE.search(text)
+        if found:
+            return "-".join(found.groups())
+    return None
+
+
+def _mosaic(scenes: list[Scene]) -> Scene:
+    """Lay scenes on one grid; SceneError names the first that does not fit, and how to make it."""
+    first = scenes[0]
+    for other in scenes[1:]:
+        for what in ("band_count", "dtype", "band_names"):
+            if getattr(other, what) != getattr(first, what):
+                raise SceneError(
+                    f"'{other.uri}' has {what.replace('_', ' ')} {getattr(other, what)}, but "
+                    f"'{first.uri}' has {getattr(first, what)}; a mosaic needs them equal: convert "
+                    f"with gdal_translate"
+                )
+    corners = [_offset(first, s) for s in scenes]
+    top, left = min(r for r, _ in corners), min(c for _, c in corners)
+    parts = tuple(
+        Part(s.parts[0].source, r - top, c - left) for s, (r, c) in zip(scenes, corners, strict=True)
+    )
+    shape = max(p.window.row_stop for p in parts), max(p.window.col_stop for p in parts)
+    whole = Window(top, left, *shape)
+    dates = {s.date for s in scenes}
+    return replace(
+        first,
+        uri=tuple(str(s.uri) for s in scenes),
+        georef=replace(first.georef.crop(whole), shape=shape),
+        date=dates.pop() if len(dates) == 1 else None,
+        parts=parts,
+        members=tuple(m for s in scenes for m in s.members),
+    )
+
+
+def _offset(first: Scene, other: Scene) -> tuple[int, int]:
+    """Return the (row, col) of `other`'s corner on the grid of `first`."""
+    a, b = first.georef.transform, other.georef.transform
+    row, col = (float(v) for v in first.georef.rowcol(b.c, b.f))
+    height, width = other.georef.shape
+    drift = max(abs(b.a / a.a - 1) * width, abs(b.e / a.e - 1) * height)
+    off = max(abs(row - round(row)), abs(col - round(col)))
+    if first.georef.crs != other.georef.crs and not _same_crs(first, other):
+        raise SceneError(f"'{other.uri}' and '{first.uri}' have different coordinate reference "
+                         f"systems; warp one: gdalwarp -t_srs EPSG:XXXX -tap")  # fmt: skip
+    if first.georef.crs is None or drift > _ALIGNED_PX or off > _ALIGNED_PX:
+        raise SceneError(
+            f"'{other.uri}' is not on the pixel grid of '{first.uri}' (off by {off:.2f} px, pixel "
+            f"size differs by {drift:.2f} px over the file, or there is no CRS); put them on one "
+            f"grid first: gdalwarp -tap -tr {a.a:g} {-a.e:g} FILES mosaic.tif"
+        )
+    return round(row), round(col)
+
+
+def _same_crs(one: Scene, two: Scene) -> bool:
+    if one.georef.crs is None or two.georef.crs is None:
+        return False
+    a, b = (rasterio.CRS.from_wkt(s.georef.crs) for s in (one, two))
+    return bool(a == b)
