@@ -1,0 +1,90 @@
+"""Options that several commands share: one spelling, one meaning, one help text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from geopanoptic.errors import ConfigError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Read '1,2,3' as whole numbers; ConfigError names the option."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as why:
+        raise ConfigError(f"{option} {text}: write whole numbers with commas, like 1,2,3") from why
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Read 'building,vehicle' as names."""
+    if text is None:
+        return None
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def byte_count(text: str | None, option: str) -> int | None:
+    """Read '4GB', '800 MB' or a plain number of bytes."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kKmMgGtT]?)i?([bB]?)\s*", text)
+    if not found:
+        raise ConfigError(f"{option} {text}: write a size like 4GB or 800MB")
+    unit = (found[2].upper() + "B") if found[2] else ""
+    return int(float(found[1]) * _UNITS[unit])
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout: the result of a command with --json."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def json_option(command: Command) -> Command:
+    """Add --json."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout."
+    )(command)
+
+
+def engine_options(command: Command) -> Command:
+    """Add the options that say where the work runs."""
+    for option in reversed(
+        (
+            click.option(
+                "--workers",
+                type=click.IntRange(min=0),
+                default=0,
+                show_default=True,
+                help="Worker processes on this machine; 0 works in this one process.",
+            ),
+            click.option(
+                "--scheduler",
+                metavar="ADDRESS",
+                help="Use a running Dask cluster, like tls://host:8786.",
+            ),
+            click.option(
+                "--device",
+                default="auto",
+                show_default=True,
+                metavar="auto|cpu|cuda[:N]",
+                help="Where the network runs.",
+            ),
+            click.option(
+                "--max-ram",
+                metavar="SIZE",
+                help="Memory that all processes together may use, like 4GB.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command

@@ -1,0 +1,230 @@
+"""Stages 2 to 4: compare tiles at their seams, resolve ids over the scene, assemble the cores.
+
+Seam and core work runs on workers and leaves parts; only `resolve_ids` and `number_ids` run in
+the coordinator, on tables of segments, never on pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geopanoptic.grid import Window
+from geopanoptic.predict.plan import Plan
+from geopanoptic.predict.tables import pack, unpack
+from geopanoptic.segments import SCORE_NONE, SegmentTable
+from geopanoptic.stitch import (
+    NodeTable,
+    Resolution,
+    SeamTable,
+    TileLabels,
+    assemble_core,
+    match_seam,
+    resolve,
+)
+from geopanoptic.store import JobRef
+
+Array = npt.NDArray[Any]
+Report = Callable[[int, int], None]
+
+
+@lru_cache(maxsize=8)
+def _nodes(job: JobRef, region: int) -> tuple[NodeTable, frozenset[int]]:
+    """Return the nodes of a region's part and its tiles; cached, for neighbours ask again."""
+    store = job.parts("infer")
+    names = [f"nodes.{name}" for name in NodeTable.__dataclass_fields__]
+    part = store.get(region, names)
+    return unpack(NodeTable, part.arrays, "nodes"), frozenset(part.meta["tiles"]) - frozenset(
+        int(t) for t in part.meta["failed"]
+    )
+
+
+class _Labels:
+    """Tile labels read from the parts on demand; keeps those of one region and its neighbours."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.store = plan.parts("infer")
+        self.kept: dict[int, Array] = {}
+
+    def has(self, tile: int) -> bool:
+        return tile in _nodes(self.plan.job, self.plan.regions.region_of(tile))[1]
+
+    def of(self, tile: int) -> Array:
+        if tile not in self.kept:
+            region = self.plan.regions.region_of(tile)
+            name = f"labels/{tile}"
+            self.kept[tile] = self.store.get(region, [name]).arrays[name]
+        return self.kept[tile]
+
+    def product(self, tile: int) -> TileLabels:
+        nodes, _ = _nodes(self.plan.job, self.plan.regions.region_of(tile))
+        mine = nodes.take(nodes.tile == tile)
+        return TileLabels(self.plan.grid.tile(tile), self.of(tile), mine)
+
+
+def seam_region(plan: Plan, index: int) -> dict[str, Any]:
+    """Match the tiles of a region with their forward neighbours; store the seam tables."""
+    store = plan.parts("seam")
+    if store.has(index):
+        return {"cached": True}
+    labels = _Labels(plan)
+    tables = []
+    for tile in plan.regions.region(index).tiles:
+        if not labels.has(tile):
+            continue
+        mine = labels.product(tile)
+        for other in plan.grid.forward_neighbours(tile):
+            if labels.has(other):
+                tables.append(match_seam(mine, labels.product(other), plan.join_threshold))
+    store.put(index, pack(SeamTable.concatenate(tables), "seam"), {})
+    return {"seams": len(tables)}
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """What the coordinator knows after the resolution: per gid 1..M its class and facts.
+
+    Row g-1 of each column belongs to gid g. `touches_edge` comes from the nodes of the winning
+    views; the rest is `Resolution.segments`.
+    """
+
+    resolution: Resolution
+    touches_edge: npt.NDArray[np.bool_]
+    failed: dict[int, str]
+
+
+def resolve_ids(plan: Plan, report: Report | None = None) -> Ids:
+    """Read all node and seam tables, decide which segments are one, leave LUTs for the workers.
+
+    A pure function of the parts: the same for any number of workers and order of completion.
+    """
+    infer, seam, lut = (plan.parts(kind) for kind in ("infer", "seam", "lut"))
+    nodes, seams, edges, failed = [], [], [], {}
+    names = [f"nodes.{name}" for name in NodeTable.__dataclass_fields__]
+    for index in range(len(plan.regions)):
+        part = infer.get(index, [*names, "edge"])
+        nodes.append(unpack(NodeTable, part.arrays, "nodes"))
+        edges.append(part.arrays["edge"])
+        failed |= {int(t): why for t, why in part.meta["failed"].items()}
+        seams.append(unpack(SeamTable, seam.get(index).arrays, "seam"))
+    table, touching = NodeTable.concatenate(nodes), np.concatenate(edges)
+    # Regions of k x k tiles are not in tile order; the resolution wants rows by (tile, label).
+    order = np.lexsort((table.label, table.tile))
+    table, touching = table.take(order), touching[order]
+    resolution = resolve(table, SeamTable.concatenate(seams), plan.grid)
+    for index in range(len(plan.regions)):
+        if not lut.has(index):
+            lut.put(index, _lut_arrays(plan, resolution, index), {})
+        if report is not None:
+            report(index + 1, len(plan.regions))
+    edge = np.zeros(len(resolution.segments) + 1, bool)
+    gid = resolution.gid
+    np.logical_or.at(edge, gid, touching & (resolution.mode > 0))
+    return Ids(resolution, edge[1:], failed)
+
+
+def _lut_arrays(plan: Plan, resolution: Resolution, index: int) -> dict[str, Array]:
+    arrays = {}
+    for tile in plan.regions.region(index).tiles:
+        gid, mode = resolution.lut(tile)
+        arrays[f"gid/{tile}"], arrays[f"mode/{tile}"] = gid, mode
+    return arrays
+
+
+class _Luts:
+    """The look-up tables of single tiles, read from the parts: what `assemble_core` asks for."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.store = plan.parts("lut")
+
+    def lut(self, tile: int) -> tuple[Array, Array]:
+        names = [f"gid/{tile}", f"mode/{tile}"]
+        arrays = self.store.get(self.plan.regions.region_of(tile), names).arrays
+        return arrays[names[0]], arrays[names[1]]
+
+
+def core_region(plan: Plan, index: int) -> dict[str, Any]:
+    """Paint a region's core with global ids; store ids, stuff, score and areas per id."""
+    store = plan.parts("core")
+    if store.has(index):
+        return {"cached": True}
+    region = plan.regions.region(index)
+    gid = np.zeros(region.core.shape, np.int32)
+    stuff = np.zeros(region.core.shape, np.uint8)
+    score = np.full(region.core.shape, SCORE_NONE, np.uint8)
+    infer, labels, luts = plan.parts("infer"), _Labels(plan), _Luts(plan)
+    for number in region.tiles:
+        if not labels.has(number):
+            continue
+        tile = plan.grid.tile(number)
+        views: dict[int, tuple[Window, Array]] = {number: (tile.window, labels.of(number))}
+        for other in plan.grid.neighbours(number):
+            if labels.has(other):
+                views[other] = (plan.grid.tile(other).window, labels.of(other))
+        here = tile.core.within(region.core).slices
+        part = infer.get(index, [f"stuff/{number}", f"score/{number}"]).arrays
+        stuff[here], score[here] = part[f"stuff/{number}"], part[f"score/{number}"]
+        painted = assemble_core(tile, views, luts)
+        # nodata stays nodata, whatever a neighbour's view paints
+        gid[here] = np.where(stuff[here] == 0, 0, painted)
+    store.put(index, {"gid": gid, "stuff": stuff, "score": score} | _facts(gid, region.core), {})
+    return {"px": region.core.area_px}
+
+
+def _facts(gid: npt.NDArray[np.int32], core: Window) -> dict[str, Array]:
+    """Return area and bounding box (map frame) of every gid of one core."""
+    flat = gid.ravel()
+    where = np.flatnonzero(flat)
+    unique, inverse = np.unique(flat[where], return_inverse=True)
+    rows, cols = where // gid.shape[1] + core.row, where % gid.shape[1] + core.col
+    n = len(unique)
+    low = np.full((n, 2), np.iinfo(np.int32).max, np.int32)
+    high = np.zeros((n, 2), np.int32)
+    for axis, values in enumerate((rows, cols)):
+        np.minimum.at(low[:, axis], inverse, values.astype(np.int32))
+        np.maximum.at(high[:, axis], inverse, values.astype(np.int32) + 1)
+    return {
+        "facts.gid": unique.astype(np.int32),
+        "facts.area_px": np.bincount(inverse, minlength=n).astype(np.int64),
+        "facts.bbox": np.concatenate([low, high], axis=1),
+    }
+
+
+def number_ids(plan: Plan, ids: Ids) -> tuple[npt.NDArray[np.int32], SegmentTable]:
+    """Give the final ids 1..N in gid order, without things under the least area.
+
+    Returns the look-up table gid -> id (index 0 = 0, dropped = 0) and the table of things.
+    """
+    facts = ids.resolution.segments
+    area = np.zeros(len(facts) + 1, np.int64)
+    bbox = np.tile(np.array([2**31 - 1, 2**31 - 1, 0, 0], np.int32), (len(facts) + 1, 1))
+    store = plan.parts("core")
+    for index in range(len(plan.regions)):
+        part = store.get(index, ["facts.gid", "facts.area_px", "facts.bbox"]).arrays
+        g, box = part["facts.gid"], part["facts.bbox"]
+        area[g] += part["facts.area_px"]
+        bbox[g, :2] = np.minimum(bbox[g, :2], box[:, :2])
+        bbox[g, 2:] = np.maximum(bbox[g, 2:], box[:, 2:])
+    keep = np.zeros(len(area), bool)
+    keep[1:] = area[1:] >= plan.min_area_px[facts.class_id]
+    final = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
+    rows = np.flatnonzero(keep) - 1
+    table = SegmentTable(
+        id=final[1:][rows].astype(np.int64),
+        class_id=facts.class_id[rows].astype(np.uint8),
+        area_px=area[1:][rows],
+        score=facts.score[rows].astype(np.float32),
+        bbox=bbox[1:][rows],
+        touches_edge=ids.touches_edge[rows],
+        on_seam=facts.on_seam[rows],
+        n_tiles=facts.n_tiles[rows].astype(np.uint16),
+        seam_agreement=facts.seam_agreement[rows].astype(np.float32),
+    )
+    return final, table

@@ -1,0 +1,193 @@
+"""The plan of a run: scene as the model wants it, tile grid, regions, and what it will cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geopanoptic import __version__
+from geopanoptic.errors import SceneError
+from geopanoptic.grid import RegionGrid, TileGrid, Tiling, Window
+from geopanoptic.models import ModelCard, Segmenter, read_card
+from geopanoptic.predict.settings import PredictSettings
+from geopanoptic.raster import Area, ReadRequest, Scene, WorkingScene
+from geopanoptic.store import JobRef, PartStore
+
+# Networks halve their input up to five times; tiles start on multiples of this, counted from the
+# map's origin, so that a crop of a scene is cut as the scene is.
+STRIDE = 32
+
+# Bytes kept per pixel of the working grid in the work directory (measured on real maps).
+_WORK_BYTES_PER_PX = 1.2
+# Bytes that a window's pixels take at the peak in one process, all bands and fields together.
+_RAM_BYTES_PER_PX = 260.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a worker needs to do its part; frozen, picklable, without open handles.
+
+    `model` is a name or path, or a Segmenter object of the caller's. `threads` is for the network,
+    per process; `batch` counts tiles. The grid is cut on the working grid of `scene`.
+    """
+
+    scene: WorkingScene
+    area: Area | None
+    card: ModelCard
+    model: str | Segmenter
+    grid: TileGrid
+    k: int
+    join_threshold: float
+    settings: PredictSettings
+    job: JobRef | None = None
+    device: str = "cpu"
+    threads: int = 1
+    batch: int = 1
+
+    @property
+    def regions(self) -> RegionGrid:
+        return RegionGrid(self.grid, self.k)
+
+    def parts(self, kind: str) -> PartStore:
+        """Return the store of one kind of part files of this run's work directory."""
+        assert self.job is not None, "a plan without a job has no parts"
+        return self.job.parts(kind)
+
+    def read(self, window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Read pixels (band, row, col) and validity of a window of the working grid."""
+        pixels, valid = self.scene.read(window)
+        if self.area is not None:
+            valid &= self.area.inside(self.scene.georef.crop(window))
+        return pixels, valid
+
+    @property
+    def min_area_px(self) -> npt.NDArray[np.int64]:
+        """The least area of a thing for each class id, in pixels; shape (256,)."""
+        least = np.ones(256, np.int64)
+        gsd = self.scene.gsd_m
+        for spec in self.card.schema.things:
+            area_m2 = self.settings.min_area_m2
+            if area_m2 is None:
+                area_m2 = self.card.min_area_m2(spec.name)
+            least[spec.id] = max(1, round(area_m2 / gsd**2))
+        return least
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what must be equal for a work directory to be gone on with."""
+        return {
+            "format": 1,
+            "geopanoptic": __version__,
+            "scene": self.scene.fingerprint(),
+            "area": None if self.area is None else self.area.fingerprint(),
+            "model": {"name": self.card.name, "sha256": self.card.sha256},
+            "grid": asdict(self.grid) | {"k": self.k, "join_threshold": self.join_threshold},
+            "settings": asdict(self.settings),
+        }
+
+
+def make_plan(scene: Scene, model: str | Segmenter, settings: PredictSettings) -> Plan:
+    """Bring a scene and a model together; every refusal comes from here, before the work starts.
+
+    Raises SceneError when the scene breaks the promise of the model's card, CheckpointError for
+    a model file that cannot be used, GridError for core and halo that do not fit.
+    """
+    card = read_card(model) if isinstance(model, str) else model.card
+    working = WorkingScene.plan(scene, _request(card, settings))
+    tiling = _tiling(card, settings, working)
+    grid = tiling.grid(working.georef.shape)
+    if settings.min_area_m2 is not None:
+        working.georef.need_metres("--min-area")
+    area = None
+    if settings.mask or settings.aoi:
+        area = Area.open(mask=settings.mask, aoi=settings.aoi, georef=working.georef)
+    return Plan(
+        scene=working,
+        area=area,
+        card=card,
+        model=model,
+        grid=grid,
+        k=_tiles_per_side(grid),
+        join_threshold=tiling.join_threshold,
+        settings=settings,
+    )
+
+
+def _request(card: ModelCard, settings: PredictSettings) -> ReadRequest:
+    if settings.bands is not None and len(settings.bands) != len(card.bands):
+        raise SceneError(
+            f"the model '{card.name}' reads {len(card.bands)} bands ({', '.join(card.bands)}), "
+            f"but --bands names {len(settings.bands)}: {', '.join(map(str, settings.bands))}"
+        )
+    return ReadRequest(
+        bands=settings.bands,
+        band_names=card.bands,
+        gsd_range_m=card.gsd_range_m,
+        preferred_gsd_m=card.preferred_gsd_m,
+        gsd_m=settings.gsd_m,
+        percentiles=card.percentiles,
+    )
+
+
+def _tiling(card: ModelCard, settings: PredictSettings, working: WorkingScene) -> Tiling:
+    """Take core and halo from settings or card, and anchor the grid to the map.
+
+    A scene smaller than a core gets one tile of its own size (rounded up to the stride): padding
+    it to a whole core would only cost time.
+    """
+    core = settings.core or card.core
+    halo = card.halo if settings.halo is None else settings.halo
+    phase = working.georef.phase(STRIDE)
+    if settings.core is None:
+        need = max(n + p for n, p in zip(working.georef.shape, phase, strict=True))
+        core = max(min(core, -(-need // STRIDE) * STRIDE), 2 * halo)
+    return Tiling(core, halo, ((-phase[0]) % core, (-phase[1]) % core), card.join_threshold)
+
+
+def _tiles_per_side(grid: TileGrid) -> int:
+    """Choose the region size from the grid alone, so that a resumed run cuts alike.
+
+    Bigger regions read less twice; 32 of them are enough to keep workers evenly busy.
+    """
+    for k in (4, 2):
+        if len(RegionGrid(grid, k)) >= 32:
+            return k
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take, before it starts."""
+
+    shape: tuple[int, int]
+    gsd_m: float | None
+    tiles: int
+    regions: int
+    work_mb: float
+    ram_mb: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(plan: Plan, mpx_per_s: float, processes: int = 1) -> Estimate:
+    """Estimate tiles, disk, memory and time from the grid and a measured network speed.
+
+    `mpx_per_s` is the network's speed in million window pixels per second, all processes together.
+    """
+    window_px = plan.grid.window_shape[0] * plan.grid.window_shape[1]
+    side = plan.k * plan.grid.core + 2 * plan.grid.halo
+    ram = processes * (4e8 + _RAM_BYTES_PER_PX * window_px * plan.batch + 3 * 30.0 * side * side)
+    px = plan.grid.shape[0] * plan.grid.shape[1]
+    return Estimate(
+        shape=plan.grid.shape,
+        gsd_m=plan.scene.georef.gsd_m,
+        tiles=len(plan.grid),
+        regions=len(plan.regions),
+        work_mb=_WORK_BYTES_PER_PX * px / 1e6,
+        ram_mb=ram / 1e6,
+        seconds=len(plan.grid) * window_px / 1e6 / mpx_per_s,
+    )

@@ -1,0 +1,224 @@
+"""Stage 5a: write the label rasters region by region, and count what streams past."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geopanoptic.errors import SceneError
+from geopanoptic.georef import GeoRef
+from geopanoptic.grid import Window
+from geopanoptic.predict.plan import Plan
+from geopanoptic.raster import LabelReader, LabelWriter
+from geopanoptic.segments import SCORE_NONE, SCORE_ONE, SegmentTable
+
+_SCENE_BLOCK = 2048  # window of the scene's grid that is filled at a time with --grid scene
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """One window of the map: class per pixel, instance id per pixel, score 0..200 (255 none)."""
+
+    window: Window
+    semantic: npt.NDArray[np.uint8]
+    instances: npt.NDArray[np.int32]
+    score: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Rasters:
+    """The finished rasters (plain tiled GeoTIFFs in the work directory) and their table.
+
+    `area_m2` float64, one per row of `table`; NaN without a CRS.
+    """
+
+    semantic: Path
+    instances: Path
+    score: Path
+    georef: GeoRef
+    table: SegmentTable
+    area_m2: npt.NDArray[np.float64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.georef.shape
+
+
+def write_rasters(
+    plan: Plan, final: npt.NDArray[np.int32], things: SegmentTable, folder: Path
+) -> Rasters:
+    """Write semantic, instances and score rasters into `folder`, on the grid that was asked for."""
+    rasters = _write(_assembled(plan, final, things), plan.scene.georef, things, folder)
+    if plan.settings.grid == "working" or not plan.scene.is_resampled:
+        return rasters
+    scene_folder = folder / "scene"
+    scene_folder.mkdir(exist_ok=True)
+    target = plan.scene.scene.georef
+    return _write(_regridded(rasters, target), target, things, scene_folder)
+
+
+def _assembled(plan: Plan, final: npt.NDArray[np.int32], things: SegmentTable) -> Iterator[Layers]:
+    """Yield the cores of the regions with final ids."""
+    class_of = _class_of(things)
+    store = plan.parts("core")
+    for region in plan.regions:
+        part = store.get(region.index, ["gid", "stuff", "score"]).arrays
+        instances = final[part["gid"]]
+        semantic = np.where(instances > 0, class_of[instances], part["stuff"])
+        yield Layers(region.core, semantic, instances, part["score"])
+
+
+def _class_of(things: SegmentTable) -> npt.NDArray[np.uint8]:
+    class_of = np.zeros(int(things.id.max(initial=0)) + 1, np.uint8)
+    class_of[things.id] = things.class_id
+    return class_of
+
+
+def _regridded(rasters: Rasters, target: GeoRef) -> Iterator[Layers]:
+    """Yield the map on the scene's own grid: each pixel takes the labels at its centre."""
+    source = rasters.georef
+    if source.is_rotated or target.is_rotated or source.crs != target.crs:
+        raise SceneError(
+            "--grid scene: the scene's own grid is rotated or in another reference system than "
+            "the map's; leave the option out, the map is georeferenced anyway"
+        )
+    with ExitStack() as files:
+        readers = [
+            files.enter_context(LabelReader(p))
+            for p in (rasters.semantic, rasters.instances, rasters.score)
+        ]
+        for row in range(0, target.shape[0], _SCENE_BLOCK):
+            for col in range(0, target.shape[1], _SCENE_BLOCK):
+                window = Window(row, col, _SCENE_BLOCK, _SCENE_BLOCK).clipped(target.shape)
+                rows, cols, needed = _nearest(window, source, target)
+                parts = [r.read(needed)[np.ix_(rows, cols)] for r in readers]
+                yield Layers(window, *parts)
+
+
+def _nearest(
+    window: Window, source: GeoRef, target: GeoRef
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Window]:
+    """Return row and column numbers, within the returned source window, of target pixel centres."""
+    x, _ = target.xy(0.5, np.arange(window.col, window.col_stop) + 0.5)
+    _, y = target.xy(np.arange(window.row, window.row_stop) + 0.5, 0.5)
+    rows = np.clip(np.floor(source.rowcol(x[0], y)[0]), 0, source.shape[0] - 1).astype(np.int64)
+    cols = np.clip(np.floor(source.rowcol(x, y[0])[1]), 0, source.shape[1] - 1).astype(np.int64)
+    needed = Window.from_bounds(rows.min(), cols.min(), rows.max() + 1, cols.max() + 1)
+    return rows - needed.row, cols - needed.col, needed
+
+
+def _write(layers: Iterator[Layers], georef: GeoRef, things: SegmentTable, folder: Path) -> Rasters:
+    paths = [folder / f"{name}.tif" for name in ("semantic", "instances", "score")]
+    tally = _Tally(georef, int(things.id.max(initial=0)))
+    with ExitStack() as files:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        writers = [
+            files.enter_context(LabelWriter(path, georef, dtype, nodata=nodata))
+            for path, dtype, nodata in zip(
+                paths, ("uint8", "int32", "uint8"), (0, 0, SCORE_NONE), strict=True
+            )
+        ]
+        for part in layers:
+            arrays: tuple[npt.NDArray[Any], ...] = (part.semantic, part.instances, part.score)
+            for writer, array in zip(writers, arrays, strict=True):
+                writer.write(part.window, array)
+            tally.add(part)
+    table, area_m2 = tally.table(things)
+    return Rasters(paths[0], paths[1], paths[2], georef, table, area_m2)
+
+
+class _Tally:
+    """Areas, boxes and scores of all segments, added up window by window."""
+
+    def __init__(self, georef: GeoRef, things: int) -> None:
+        self._georef = georef
+        nowhere = np.array([2**31 - 1, 2**31 - 1, 0, 0], np.int32)
+        self._boxes = np.tile(nowhere, (things + 1, 1))
+        self._areas = np.zeros(things + 1, np.int64)
+        self._class_boxes = np.tile(nowhere, (256, 1))
+        self._class_px = np.zeros(256, np.int64)
+        self._class_m2 = np.zeros(256)
+        self._class_score = np.zeros((2, 256))
+        self._class_edge = np.zeros(256, bool)
+
+    def add(self, part: Layers) -> None:
+        """Count one window; windows must not overlap."""
+        self._add_things(part)
+        rows, cols = part.semantic.shape
+        index = part.semantic.astype(np.int64)
+        by_row = np.bincount(
+            (index + 256 * np.arange(rows)[:, None]).ravel(), minlength=256 * rows
+        ).reshape(rows, 256)
+        by_col = np.bincount(
+            (index + 256 * np.arange(cols)[None, :]).ravel(), minlength=256 * cols
+        ).reshape(cols, 256)
+        self._class_px += by_row.sum(axis=0)
+        self._class_m2 += self._georef.row_area_m2(part.window.row, rows) @ by_row
+        scored = part.score != SCORE_NONE
+        flat = part.semantic[scored]
+        self._class_score[0] += np.bincount(flat, weights=part.score[scored], minlength=256)
+        self._class_score[1] += np.bincount(flat, minlength=256)
+        for axis, (table, first) in enumerate(
+            ((by_row, part.window.row), (by_col, part.window.col))
+        ):
+            seen = table > 0
+            there = seen.any(axis=0)
+            low = seen.argmax(axis=0) + first
+            high = first + len(seen) - seen[::-1].argmax(axis=0)
+            box = self._class_boxes
+            box[there, axis] = np.minimum(box[there, axis], low[there])
+            box[there, axis + 2] = np.maximum(box[there, axis + 2], high[there])
+
+    def _add_things(self, part: Layers) -> None:
+        where = np.flatnonzero(part.instances)
+        unique, inverse = np.unique(part.instances.ravel()[where], return_inverse=True)
+        self._areas[unique] += np.bincount(inverse, minlength=len(unique))
+        rows, cols = np.divmod(where.astype(np.int32), part.instances.shape[1])
+        for axis, places in enumerate((rows + part.window.row, cols + part.window.col)):
+            low = np.full(len(unique), 2**31 - 1, np.int32)
+            high = np.zeros(len(unique), np.int32)
+            np.minimum.at(low, inverse, places)
+            np.maximum.at(high, inverse, places + 1)
+            box = self._boxes
+            box[unique, axis] = np.minimum(box[unique, axis], low)
+            box[unique, axis + 2] = np.maximum(box[unique, axis + 2], high)
+
+    def table(self, things: SegmentTable) -> tuple[SegmentTable, npt.NDArray[np.float64]]:
+        """Return the table of things and stuff classes, and each row's area in m2."""
+        there = self._areas[things.id] > 0
+        kept = things.take(there)
+        kept = replace(kept, area_px=self._areas[kept.id], bbox=self._boxes[kept.id])
+        thing_classes = np.unique(things.class_id)
+        stuff_ids = [c for c in range(1, 255) if self._class_px[c] > 0 and c not in thing_classes]
+        stuff = self._stuff_rows(np.array(stuff_ids, np.int64))
+        if not self._georef.has_metres:
+            return SegmentTable.concatenate([kept, stuff]), np.full(len(kept) + len(stuff), np.nan)
+        row_area = self._georef.row_area_m2()
+        middle = (kept.bbox[:, 0] + kept.bbox[:, 2] - 1) // 2
+        areas = np.concatenate([kept.area_px * row_area[middle], self._class_m2[stuff_ids]])
+        return SegmentTable.concatenate([kept, stuff]), areas
+
+    def _stuff_rows(self, ids: npt.NDArray[np.int64]) -> SegmentTable:
+        total, count = self._class_score[:, ids]
+        n = len(ids)
+        box, (height, width) = self._class_boxes[ids], self._georef.shape
+        score = np.divide(total, count * SCORE_ONE, out=np.full(n, np.nan), where=count > 0)
+        at_rim = (box[:, :2] == 0).any(axis=1) | (box[:, 2] == height) | (box[:, 3] == width)
+        return SegmentTable(
+            id=-ids,
+            class_id=ids.astype(np.uint8),
+            area_px=self._class_px[ids],
+            score=score.astype(np.float32),
+            bbox=box,
+            touches_edge=at_rim,
+            on_seam=np.ones(n, bool),
+            n_tiles=np.ones(n, np.uint16),
+            seam_agreement=np.full(n, np.nan, np.float32),
+        )

@@ -1,0 +1,186 @@
+"""The main job, end to end: plan, infer, join, write; resumable at every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from geopanoptic.errors import ConfigError, TileError
+from geopanoptic.predict.infer import infer_region, store_failed_region, warm_up
+from geopanoptic.predict.join import core_region, number_ids, resolve_ids, seam_region
+from geopanoptic.predict.plan import Plan, make_plan
+from geopanoptic.predict.publish import publish
+from geopanoptic.predict.settings import PredictSettings, Products, instances_beside
+from geopanoptic.raster import Scene
+from geopanoptic.store import Job, check_output
+from geopanoptic.workers import Engine, EngineSpec, open_engine
+
+# Called with (stage, done, total); pixels for 'infer', steps for the other stages.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a run is carried out; none of it changes the map.
+
+    `work_dir`: where finished tiles are kept (default: `<first output>.gpjob`, removed at the
+    end). `fresh`: forget what an earlier run left there. `batch`: tiles per network call.
+    """
+
+    engine: EngineSpec = field(default_factory=EngineSpec)
+    work_dir: Path | None = None
+    fresh: bool = False
+    batch: int = 1
+    progress: Progress | None = None
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """What a run did: written to map.json and run.json, and shown at the end."""
+
+    started: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    failed_tiles: dict[int, str] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The products that were written, and the record of the run that wrote them."""
+
+    paths: tuple[Path, ...]
+    record: RunRecord
+
+    @property
+    def failed_tiles(self) -> dict[int, str]:
+        return self.record.failed_tiles
+
+
+def run(
+    scene: str, model: Any, products: Products, settings: PredictSettings, execution: Execution
+) -> Outcome:
+    """Predict `scene` with `model` and write `products`.
+
+    Every check that can be made before the work is made before the work. Failed tiles do not
+    stop the run: their pixels are nodata and they are listed in the record. Interrupted or
+    crashed, the same call goes on where it stopped.
+    """
+    if not products.paths:
+        raise ConfigError("nothing to write: name at least one --out path")
+    for path in products.paths:
+        check_output(path, products.overwrite)
+    for path in products.of_kind("raster"):
+        check_output(instances_beside(path), products.overwrite)
+    record = RunRecord(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    with record.stage("plan"):
+        opened = Scene.open(scene, nodata=settings.nodata, date=settings.date)
+        plan = make_plan(opened, model, settings)
+        if products.classes is not None:
+            plan.card.schema.subset(products.classes)  # an unknown class is refused here
+        if products.simplify_m is not None:
+            plan.scene.georef.need_metres("--simplify")
+    work_dir = execution.work_dir or products.paths[0].with_name(products.paths[0].name + ".gpjob")
+    with Job.open(work_dir, plan.fingerprint(), fresh=execution.fresh) as job:
+        with open_engine(execution.engine) as engine:
+            plan = replace(
+                plan,
+                job=job.ref,
+                device=execution.engine.device,
+                threads=engine.threads_for_compute,
+                batch=execution.batch,
+            )
+            paths = _work(plan, products, execution, engine, record)
+        if execution.work_dir is None:
+            job.remove()
+    return Outcome(paths, record)
+
+
+def _work(
+    plan: Plan, products: Products, execution: Execution, engine: Engine, record: RunRecord
+) -> tuple[Path, ...]:
+    if execution.engine.workers == 0 and execution.engine.scheduler is None:
+        warm_up(plan)
+    with record.stage("infer"):
+        _infer(plan, execution, engine, record)
+    with record.stage("seam"):
+        _each(engine, partial(seam_region, plan), plan, execution, "seam")
+    with record.stage("resolve"):
+        ids = resolve_ids(plan)
+    with record.stage("assemble"):
+        _each(engine, partial(core_region, plan), plan, execution, "assemble")
+        final, table = number_ids(plan, ids)
+    record.failed_tiles |= ids.failed
+    record.counts |= ids.resolution.counts
+    with record.stage("write"):
+        return publish(plan, final, table, products, record)
+
+
+def _infer(plan: Plan, execution: Execution, engine: Engine, record: RunRecord) -> None:
+    """Run the network over all regions; add up its seconds for the record."""
+    regions, total = plan.regions, plan.grid.shape[0] * plan.grid.shape[1]
+    _retry_failed(plan)
+    done = 0
+
+    def on_done(index: int, answer: dict[str, Any]) -> None:
+        nonlocal done
+        done += answer["px"]
+        for name, value in answer.get("seconds", {}).items():
+            key = f"infer.{name.removesuffix('_s')}"
+            record.seconds[key] = record.seconds.get(key, 0.0) + value
+        record.counts["tiles_run"] = record.counts.get("tiles_run", 0) + answer.get("tiles", 0)
+        execution.report("infer", done, total)
+
+    failures = engine.run(partial(infer_region, plan), range(len(regions)), on_done)
+    if failures:
+        # A region that fails twice (it may kill its worker) is set aside: its tiles are nodata.
+        for failure in failures:
+            store_failed_region(plan, failure.key, failure.cause)
+
+
+def _retry_failed(plan: Plan) -> None:
+    """Forget parts with failed tiles, so that this run tries them again."""
+    store = plan.parts("infer")
+    for index in list(store.keys()):
+        if store.meta(index).get("failed"):
+            for kind in ("infer", "seam", "lut", "core"):
+                for key in list(plan.parts(kind).keys()):
+                    if kind != "infer" or key == index:
+                        plan.parts(kind).discard(key)
+
+
+def _each(
+    engine: Engine,
+    task: Callable[[int], dict[str, Any]],
+    plan: Plan,
+    execution: Execution,
+    stage: str,
+) -> None:
+    """Run a follow-up stage over all regions; here a failure is our fault and ends the run."""
+    total, done = len(plan.regions), 0
+
+    def on_done(_index: int, _answer: dict[str, Any]) -> None:
+        nonlocal done
+        done += 1
+        execution.report(stage, done, total)
+
+    failures = engine.run(task, range(total), on_done)
+    if failures:
+        first = failures[0]
+        region = plan.regions.region(first.key)
+        raise TileError(region.tiles[0], region.core, f"stage '{stage}' failed: {first.cause}")
