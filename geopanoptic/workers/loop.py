@@ -1,0 +1,196 @@
+"""The coordinator: keeps a bounded number of tasks in flight, retries, watches, and stops well."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from geopanoptic.errors import EngineError
+from geopanoptic.workers.outcome import LOST, STOPPED, Outcome, Task
+from geopanoptic.workers.spec import Failure
+
+log = logging.getLogger("geopanoptic.workers")
+
+ATTEMPTS = 2
+POLL_S = 0.5
+GRACE_S = 30.0  # after Ctrl-C, for tasks that already run
+STALL_MIN_S = 300.0
+STALL_FIRST_S = 1800.0  # before anything has finished: models are loaded, caches are cold
+HOPELESS = 8  # so many unexpected failures and no success at all: a fault of the program
+
+OnDone = Callable[[int, dict[str, Any]], None]
+Found = Callable[[int], dict[str, Any] | None]
+
+
+class Backend(Protocol):
+    """Where tasks run. `submit` never blocks; each submission answers once in `answers`."""
+
+    answers: queue.SimpleQueue[Outcome | None]
+
+    def submit(self, task: Task, key: int, attempt: int) -> None:
+        """Start `task(key)` somewhere."""
+
+    def capacity(self) -> int:
+        """Return how many tasks to keep in flight now."""
+
+    def stop_waiting(self) -> None:
+        """Make tasks that have not begun answer STOPPED instead of beginning."""
+
+    def check(self) -> None:
+        """Raise EngineError when the engine is lost."""
+
+    def abandon(self) -> None:
+        """Forget all tasks in flight."""
+
+
+class Loop:
+    """One `Engine.run`: see there for what it promises."""
+
+    def __init__(self, backend: Backend, task: Task, stall_s: float | None) -> None:
+        self.backend = backend
+        self.task = task
+        self.stall_s = stall_s
+        self.started: dict[int, float] = {}
+        self.durations: deque[float] = deque(maxlen=256)
+        self.again: list[int] = []
+        self.failures: list[Failure] = []
+        self.done = 0
+        self.attempt = 1
+        self.last_progress = time.monotonic()
+        self.interrupts = 0
+
+    def run(self, keys: Iterable[int], on_done: OnDone, found: Found | None) -> list[Failure]:
+        """Do all keys, then those to be tried again, one at a time with nothing beside them."""
+        with self._interruptible():
+            try:
+                self._drive(iter(keys), on_done, found, self.backend.capacity)
+                self.attempt = 2
+                self._drive(iter(sorted(self.again)), on_done, found, lambda: 1)
+            except BaseException:
+                self.backend.abandon()
+                raise
+        return sorted(self.failures, key=lambda failure: failure.key)
+
+    def _drive(
+        self,
+        keys: Iterator[int],
+        on_done: OnDone,
+        found: Found | None,
+        capacity: Callable[[], int],
+    ) -> None:
+        exhausted = False
+        while True:
+            while not exhausted and not self.interrupts and len(self.started) < capacity():
+                key = next(keys, None)
+                if key is None:
+                    exhausted = True
+                else:
+                    self.started[key] = time.monotonic()
+                    self.backend.submit(self.task, key, self.attempt)
+            if self.interrupts:
+                self._finish_running(on_done, found)
+            if exhausted and not self.started:
+                return
+            self._one_answer(on_done, found)
+
+    def _one_answer(self, on_done: OnDone, found: Found | None) -> None:
+        try:
+            outcome = self.backend.answers.get(timeout=POLL_S)
+        except queue.Empty:
+            self.backend.check()
+            self._check_stall()
+            return
+        if outcome is None or outcome.key not in self.started:
+            return  # a wake-up call, or the late answer to an abandoned submission
+        self.durations.append(time.monotonic() - self.started.pop(outcome.key))
+        self.last_progress = time.monotonic()
+        self._settle(outcome, on_done, found)
+
+    def _settle(self, outcome: Outcome, on_done: OnDone, found: Found | None) -> None:
+        """The part on disk is the truth, the answer is a hint: look before trying again."""
+        if outcome.is_ok:
+            self.done += 1
+            on_done(outcome.key, outcome.value)
+            return
+        if outcome.error == STOPPED:
+            return
+        if outcome.is_of_run:
+            raise outcome.exception()
+        value = found(outcome.key) if found else None
+        if value is not None:
+            self.done += 1
+            on_done(outcome.key, value)
+            return
+        if outcome.error == LOST:
+            self.backend.check()
+        if outcome.trace:
+            log.info("task %d, attempt %d\n%s", outcome.key, self.attempt, outcome.trace)
+        if self.attempt < ATTEMPTS and not outcome.is_of_key:
+            log.warning("task %d: %s; it is tried again, alone", outcome.key, outcome.cause)
+            self.again.append(outcome.key)
+        else:
+            log.warning("task %d given up: %s", outcome.key, outcome.cause)
+            self.failures.append(Failure(outcome.key, outcome.cause, self.attempt, outcome.error))
+        self._check_hope(outcome)
+
+    def _check_hope(self, outcome: Outcome) -> None:
+        unexpected = len(self.again) + sum(
+            failure.error not in ("TileError", "SceneError") for failure in self.failures
+        )
+        if self.done == 0 and unexpected >= HOPELESS and not outcome.is_of_key:
+            raise EngineError(
+                f"the first {unexpected} tasks all failed and none succeeded, so the rest is not "
+                f"tried; the last one said: {outcome.cause}"
+            )
+
+    def _check_stall(self) -> None:
+        if self.stall_s is not None:
+            limit = self.stall_s
+        elif self.durations:
+            limit = max(STALL_MIN_S, 10 * statistics.median(self.durations))
+        else:
+            limit = STALL_FIRST_S
+        idle = time.monotonic() - self.last_progress
+        if self.started and idle > limit:
+            raise EngineError(
+                f"nothing has finished for {idle:.0f} s (limit {limit:.0f} s) with "
+                f"{len(self.started)} tasks in flight, the first of them "
+                f"{min(self.started)}; run the same command again to go on from what is finished"
+            )
+
+    def _finish_running(self, on_done: OnDone, found: Found | None) -> None:
+        """After Ctrl-C: let what runs finish, for a while, then say that we were interrupted."""
+        log.warning("stopping: running tasks finish (up to %.0f s); Ctrl-C again: at once", GRACE_S)
+        self.backend.stop_waiting()
+        deadline = time.monotonic() + GRACE_S
+        while self.started and time.monotonic() < deadline:
+            self._one_answer(on_done, found)
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Count Ctrl-C instead of raising it amid a submission; the second one raises at once."""
+
+        def count(_signum: int, _frame: object) -> None:
+            self.interrupts += 1
+            self.backend.answers.put(None)  # SimpleQueue.put is safe within a signal handler
+            if self.interrupts > 1:
+                raise KeyboardInterrupt
+
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(before):
+            yield  # Ctrl-C is not ours here, or is ignored (nohup) and shall stay so
+            return
+        signal.signal(signal.SIGINT, count)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

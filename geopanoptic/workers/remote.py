@@ -1,0 +1,131 @@
+"""Tasks on a Dask cluster: submission, answers, and knowing when the cluster is lost."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+import threading
+import time
+from typing import Any
+
+from geopanoptic.errors import EngineError
+from geopanoptic.workers.outcome import LOST, Outcome, Task, guarded, stop_run
+
+log = logging.getLogger("geopanoptic.workers")
+
+RECONNECT_S = 60.0
+NO_WORKERS_S = 300.0
+COUNT_EVERY_S = 2.0
+RESULT_S = 60.0
+# What Dask raises when the work was lost, as opposed to gone wrong.
+_LOST_ERRORS = ("KilledWorker", "CancelledError", "FutureCancelledError", "NoValidWorkerError")
+
+
+class DaskBackend:
+    """One run's tasks on a cluster; the client is shared with other runs of the same engine."""
+
+    def __init__(self, client: Any, run: str, processes: int) -> None:
+        self.answers: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        self._client = client
+        self._run = run
+        self._futures: dict[int, Any] = {}
+        self._threads: dict[str, int] = {}
+        self._processes = processes
+        self._counted = 0.0
+        self._seen_workers = self._seen_scheduler = time.monotonic()
+
+    def submit(self, task: Task, key: int, attempt: int) -> None:
+        # Tuple keys put all tasks of a run into one task group, which Dask then queues at the
+        # scheduler; names with a prefix of their own each would all be pushed to the workers.
+        name = (f"geopanoptic-{self._run}-{attempt}", key)
+        try:
+            future = self._client.submit(guarded, task, key, self._run, key=name, pure=False)
+        except Exception as error:
+            raise EngineError(f"the Dask cluster does not take work any more: {error}") from error
+        self._futures[key] = future
+        future.add_done_callback(functools.partial(self._answered, key))
+
+    def _answered(self, key: int, future: Any) -> None:
+        """Take the answer (in Dask's callback thread, so that the coordinator never blocks)."""
+        if self._futures.get(key) is not future:
+            return
+        self.answers.put(self._outcome(key, future))
+        self._futures.pop(key, None)
+
+    def _outcome(self, key: int, future: Any) -> Outcome:
+        try:
+            outcome = future.result(timeout=RESULT_S)
+        except Exception as error:
+            name = type(error).__name__
+            if name in _LOST_ERRORS or isinstance(error, (OSError, TimeoutError)):
+                return Outcome(key, error=LOST, cause=_lost_cause(name))
+            said = str(error).strip().splitlines()
+            return Outcome(key, error=name, cause=f"{name}: {said[0] if said else 'no message'}")
+        if isinstance(outcome, Outcome):
+            return outcome
+        return Outcome(key, error=LOST, cause=f"the cluster answered {type(outcome).__name__}")
+
+    def capacity(self) -> int:
+        """Keep each thread busy and one task ready per process: memory does not grow with N."""
+        self._count_workers()
+        return max(sum(self._threads.values()) + len(self._threads), self._processes, 1)
+
+    def _count_workers(self) -> None:
+        now = time.monotonic()
+        if now - self._counted < COUNT_EVERY_S:
+            return
+        self._counted = now
+        try:
+            self._threads = dict(self._client.nthreads())
+        except Exception as error:
+            log.debug("counting workers: %s", error)
+            return
+        if self._threads:
+            self._seen_workers = now
+
+    def check(self) -> None:
+        now = time.monotonic()
+        status = self._client.status
+        if status == "running":
+            self._seen_scheduler = now
+            self._count_workers()
+        away = now - self._seen_scheduler
+        if status == "closed" or away > RECONNECT_S:
+            raise EngineError(
+                f"the Dask scheduler has been lost ({status}, for {away:.0f} s); finished work is "
+                "kept: run the same command again to go on"
+            )
+        if now - self._seen_workers > NO_WORKERS_S:
+            raise EngineError(
+                f"no worker has been there for {now - self._seen_workers:.0f} s; finished work is "
+                "kept: look at the workers' logs and run the same command again to go on"
+            )
+
+    def stop_waiting(self) -> None:
+        def tell() -> None:
+            try:
+                self._client.run(stop_run, self._run, on_error="ignore")
+            except Exception as error:
+                log.debug("telling workers to stop: %s", error)
+
+        # In a thread of its own: a cluster in trouble must not keep Ctrl-C waiting.
+        threading.Thread(target=tell, name="geopanoptic-stop", daemon=True).start()
+
+    def abandon(self) -> None:
+        futures, self._futures = list(self._futures.values()), {}
+        self.stop_waiting()
+        if futures and self._client.status == "running":
+            try:
+                self._client.cancel(futures, asynchronous=False)
+            except Exception as error:
+                log.debug("cancelling: %s", error)
+
+    def close(self, wait: bool) -> None:
+        """Nothing to close: the client and the cluster are the engine's."""
+
+
+def _lost_cause(name: str) -> str:
+    if name == "KilledWorker":
+        return "the worker process died on it (out of memory, or a crash in native code)"
+    return f"the worker or its answer was lost ({name})"
