@@ -136,8 +136,15 @@ class PanopticCount:
         )
         if fault[0]:
             raise SchemaError(_describe(fault))
+        order = np.argsort(keys)
+        keys, table = keys[order], table[order]
         return cls(
-            *_sorted_rows(keys, table),
+            (keys >> np.uint64(32)).astype(np.int64),
+            (keys & np.uint64(2**32 - 1)).astype(np.int64),
+            table[:, 0].copy(),
+            table[:, 1:5].copy(),
+            table[:, 5].astype(np.uint8),
+            table[:, 6].astype(np.uint8),
             rows=_row_counts(row_px, origin[0]),
             ground=_ground_counts(ground_px, first, blocks, sides.ground_cols),
         )
@@ -158,7 +165,7 @@ class PanopticCount:
         bbox = np.concatenate([c.bbox for c in parts])[order]
         low = np.minimum.reduceat(bbox[:, :2], at, axis=0)
         high = np.maximum.reduceat(bbox[:, 2:], at, axis=0)
-        classes = []
+        classes: list[Bytes] = []
         for name in ("truth_class", "pred_class"):
             column = np.concatenate([getattr(c, name) for c in parts])[order]
             classes.append(column[at])
@@ -170,7 +177,8 @@ class PanopticCount:
             pred[at],
             np.add.reduceat(px, at),
             np.concatenate([low, high], axis=1),
-            *classes,
+            classes[0],
+            classes[1],
             rows=Contingency.sum(c.rows for c in parts),
             ground=Contingency.sum(c.ground for c in parts),
         )
@@ -206,19 +214,6 @@ class PanopticCount:
 
 
 _DTYPES = (np.uint8, np.int32)
-
-
-def _sorted_rows(keys: npt.NDArray[np.uint64], table: Ints) -> tuple[npt.NDArray[np.generic], ...]:
-    order = np.argsort(keys)
-    keys, table = keys[order], table[order]
-    return (
-        (keys >> np.uint64(32)).astype(np.int64),
-        (keys & np.uint64(2**32 - 1)).astype(np.int64),
-        table[:, 0].copy(),
-        table[:, 1:5].copy(),
-        table[:, 5].astype(np.uint8),
-        table[:, 6].astype(np.uint8),
-    )
 
 
 def _row_counts(row_px: Ints, row0: int) -> Contingency:
