@@ -129,7 +129,8 @@ class GeoRef:
         for dx, dy in ((t.b, t.e), (t.a, t.d)):
             n = step / float(np.hypot(dx, dy))  # pixels in the step of the derivative
             x, y = self.xy(row, col)
-            lon, lat = self.lonlat([x - n * dx / 2, x + n * dx / 2], [y - n * dy / 2, y + n * dy / 2])
+            ends = np.array([-n / 2, n / 2])
+            lon, lat = self.lonlat(x + ends * dx, y + ends * dy)
             sizes.append(float(geod.inv(lon[0], lat[0], lon[1], lat[1])[2]) / n)
         return sizes[0], sizes[1]
 
@@ -174,22 +175,28 @@ def _geodesy(crs_wkt: str) -> tuple[pyproj.Transformer, pyproj.Geod, float]:
     return to_lonlat, geod, step
 
 
-def _area_density(crs_wkt: str, x: Floats, y: Floats) -> Floats:
-    """Return true m2 on the ellipsoid per square map unit at (x, y).
+def metre_frame(crs_wkt: str, x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
+    """Return the true metres east and north of one map unit along x and along y, at (x, y).
 
-    |det J| of (x, y) -> (lon, lat) in radians by central differences, times M N cos(lat), the
-    meridional and prime-vertical radii (Snyder 1987, Map Projections, eq. 4-18, 4-20).
+    Shape (..., 2, 2): ``metre_frame @ (dx, dy) = (east, north)``. Central differences of
+    (x, y) -> (lon, lat), times the radii of the meridian and of the parallel (Snyder 1987, Map
+    Projections, eq. 4-18, 4-20). Its determinant is the true area per square map unit.
     """
     to_lonlat, geod, d = _geodesy(crs_wkt)
+    x, y = np.asarray(x, float), np.asarray(y, float)
     xs = np.stack([x - d, x + d, x, x])
     ys = np.stack([y, y, y - d, y + d])
     lon, lat = (np.radians(a) for a in to_lonlat.transform(xs, ys))
     dlon = np.remainder(np.stack([lon[1] - lon[0], lon[3] - lon[2]]) + np.pi, 2 * np.pi) - np.pi
     dlat = np.stack([lat[1] - lat[0], lat[3] - lat[2]])
-    det = np.abs(dlon[0] * dlat[1] - dlon[1] * dlat[0]) / (4 * d * d)
     phi = lat.mean(axis=0)
     w = 1.0 - geod.es * np.sin(phi) ** 2
     meridional = geod.a * (1 - geod.es) / w**1.5
-    prime_vertical = geod.a / np.sqrt(w)
-    density: Floats = det * meridional * prime_vertical * np.cos(phi)
-    return density
+    parallel = geod.a / np.sqrt(w) * np.cos(phi)
+    frame: Floats = np.stack([dlon * parallel, dlat * meridional]) / (2 * d)
+    return np.moveaxis(frame, (0, 1), (-2, -1))
+
+
+def _area_density(crs_wkt: str, x: Floats, y: Floats) -> Floats:
+    """Return true m2 on the ellipsoid per square map unit at (x, y)."""
+    return np.abs(np.linalg.det(metre_frame(crs_wkt, x, y)))

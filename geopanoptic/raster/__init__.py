@@ -4,14 +4,22 @@
 `publish_cog` write maps, `LabelReader` reads them back.
 """
 
+from geopanoptic.raster.cog import LabelReader, LabelWriter, publish_cog, read_labels
 from geopanoptic.raster.gdal import gdal_environment, gdal_settings
 from geopanoptic.raster.scene import Scene
+from geopanoptic.raster.style import write_instances_qml, write_score_qml
 from geopanoptic.raster.working import ReadRequest, WorkingScene
 
 __all__ = [
+    "LabelReader",
+    "LabelWriter",
     "ReadRequest",
     "Scene",
     "WorkingScene",
     "gdal_environment",
     "gdal_settings",
+    "publish_cog",
+    "read_labels",
+    "write_instances_qml",
+    "write_score_qml",
 ]

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geopanoptic.errors import SceneError
@@ -98,7 +99,7 @@ def scene_errors(what: str, cure: str) -> Iterator[None]:
     """Turn every error of GDAL, rasterio and the file system into a SceneError with its cure."""
     try:
         yield
-    except (RasterioError, rasterio._err.CPLE_BaseError, OSError, ValueError) as why:
+    except (RasterioError, CPLE_BaseError, OSError, ValueError) as why:
         raise SceneError(f"{what}: {explain(why)}; {cure}") from why
     except MemoryError as why:
         raise SceneError(f"{what}: not enough memory; {cure}") from why

@@ -87,12 +87,12 @@ _SIGNATURE = (
 
 
 @numba.njit([_SIGNATURE.format("u1"), _SIGNATURE.format("f4")], nogil=True, cache=True)
-def _resample(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0912
+def _resample(  # type: ignore[no-untyped-def]  # noqa: C901
     array, valid, all_valid, row_first, row_weight, col_first, col_weight, out, out_valid
 ):
     # Sums run in the order of the taps and are divided by the sum of the weights taken in the same
     # order, with or without a mask: that keeps the two branches equal to the last bit.
-    bands, height, width = array.shape
+    bands, _, width = array.shape
     line = np.empty(width, np.float32)
     seen = np.empty(width, np.float32)
     weight = np.empty(col_first.size, np.float32)

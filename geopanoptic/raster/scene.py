@@ -69,11 +69,11 @@ class Scene:
     ) -> Scene:
         """Describe a raster: a path, s3:// or https:// address, VRT, or a sequence of files.
 
-        `nodata` replaces the file's own nodata value, `date` its date. Of a mosaic's files the later
-        ones lie on top. `trust_vrt` opens a VRT without looking at what it names.
+        `nodata` replaces the file's own nodata value, `date` its date. Of a mosaic's files the
+        later ones lie on top. `trust_vrt` opens a VRT without looking at what it names.
 
-        Raises SceneError, always with the cure: missing, not a raster, truncated, absurd dimensions,
-        hostile VRT, complex numbers, a place on the ground that cannot be worked out.
+        Raises SceneError, always with the cure: missing, not a raster, truncated, absurd
+        dimensions, hostile VRT, complex numbers, a place on the ground that cannot be worked out.
         """
         if isinstance(uri, (str, Path)):
             scene = _open_file(str(uri), nodata, trust_vrt)
@@ -119,14 +119,12 @@ class Scene:
             or any(v is not None for v in self.band_nodata)
         )
 
-    def read(
-        self, window: Window, bands: Sequence[int] | None = None
-    ) -> tuple[Array, Bools]:
+    def read(self, window: Window, bands: Sequence[int] | None = None) -> tuple[Array, Bools]:
         """Read a window: (array (band, row, col) in the scene's dtype, valid (row, col)).
 
         `bands` are numbers from 1 (all when None). Nodata, alpha, mask and NaN are honoured.
         Law: ``read(w)[..., v.within(w)] == read(v)`` for v inside w.
-        Raises SceneError for a window outside the scene, an unknown band, or a file that fails there.
+        Raises SceneError for a window outside the scene, an unknown band, or a file that fails.
         """
         numbers = tuple(range(1, self.band_count + 1)) if bands is None else tuple(bands)
         self._check(window, numbers)
@@ -181,7 +179,9 @@ class Scene:
 
 
 def _open_file(uri: str, nodata: float | None, trust_vrt: bool) -> Scene:
-    driver, members, pam = None, (uri,), False
+    driver: str | None = None
+    members: tuple[str, ...] = (uri,)
+    pam = False
     if not is_remote(uri) and not uri.startswith("/vsi"):
         path = Path(uri)
         with scene_errors(f"'{uri!s}' cannot be looked at", "check the path"):
@@ -281,7 +281,13 @@ def _check_whole(dataset: Any, size: int) -> None:
     for band in (1, dataset.count):
         rows, cols = dataset.block_shapes[band - 1]
         last_row, last_col = (dataset.height - 1) // rows, (dataset.width - 1) // cols
-        for i, j in {(0, 0), (0, last_col), (last_row // 2, 0), (last_row, 0), (last_row, last_col)}:
+        for i, j in {
+            (0, 0),
+            (0, last_col),
+            (last_row // 2, 0),
+            (last_row, 0),
+            (last_row, last_col),
+        }:
             place = dataset.get_tag_item(f"BLOCK_OFFSET_{j}_{i}", "TIFF", bidx=band)
             length = dataset.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band)
             if place and length and int(place) + int(length) > size:
@@ -346,7 +352,8 @@ def _mosaic(scenes: list[Scene]) -> Scene:
     corners = [_offset(first, s) for s in scenes]
     top, left = min(r for r, _ in corners), min(c for _, c in corners)
     parts = tuple(
-        Part(s.parts[0].source, r - top, c - left) for s, (r, c) in zip(scenes, corners, strict=True)
+        Part(s.parts[0].source, r - top, c - left)
+        for s, (r, c) in zip(scenes, corners, strict=True)
     )
     shape = max(p.window.row_stop for p in parts), max(p.window.col_stop for p in parts)
     whole = Window(top, left, *shape)

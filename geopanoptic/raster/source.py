@@ -33,8 +33,8 @@ _OPAQUE = 128
 class Source:
     """A description of one raster file: no open handle, picklable.
 
-    `georef` is that of the pixels as `read` returns them: always north-up when there is a CRS. `view`
-    says how: the file's own rows and columns, mirrored ones, or GDAL's warped view.
+    `georef` is that of the pixels as `read` returns them: always north-up when there is a CRS.
+    `view` says how: the file's own rows and columns, mirrored ones, or GDAL's warped view.
     `alpha_band` and `bands` are band numbers of the file, from 1; alpha is never one of `bands`.
     """
 
@@ -108,7 +108,9 @@ class Source:
         col = width - window.col_stop if self.flips[1] else window.col
         return Window(row, col, window.height, window.width)
 
-    def _valid(self, dataset: Any, array: Array, bands: tuple[int, ...], box: RasterWindow) -> Bools:
+    def _valid(
+        self, dataset: Any, array: Array, bands: tuple[int, ...], box: RasterWindow
+    ) -> Bools:
         shape = array.shape[1:]
         valid = np.ones(shape, bool)
         if self.alpha_band:
@@ -176,8 +178,8 @@ def mask_of(dataset: Any) -> tuple[int, bool]:
 def north_up(dataset: Any) -> tuple[GeoRef, View, tuple[bool, bool]]:
     """Return the georeference, view and flips that bring a dataset to north-up.
 
-    Mirrored files (south-up, west-up) are read mirrored back, exactly; rotated and GCP files through
-    a warped view in their own CRS. Raises SceneError with the cure for the rest.
+    Mirrored files (south-up, west-up) are read mirrored back, exactly; rotated and GCP files
+    through a warped view in their own CRS. Raises SceneError with the cure for the rest.
     """
     t, shape, name = dataset.transform, dataset.shape, dataset.name
     gcps, gcp_crs = dataset.gcps

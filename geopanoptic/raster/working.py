@@ -167,7 +167,7 @@ class WorkingScene:
 
 
 def _working_grid(scene: Scene, request: ReadRequest) -> tuple[GeoRef, tuple[str, ...]]:
-    """Choose the working grid: the scene's own where its GSD will do, else the nearest whole cut."""
+    """Choose the working grid: the scene's own where its GSD will do, else a whole cut of it."""
     own, notes = scene.georef, []
     for name, value in (("--gsd", request.gsd_m), ("the preferred GSD", request.preferred_gsd_m)):
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -196,9 +196,7 @@ def _working_grid(scene: Scene, request: ReadRequest) -> tuple[GeoRef, tuple[str
             f"the {working_m:.3g} m it would be read at, so the model's objects cannot be seen in "
             f"it; use a finer scene, or force its own GSD with --gsd {gsd_m:.3g}"
         )
-    shape = tuple(
-        max(1, round(n * m / working_m)) for n, m in zip(own.shape, pixel_m, strict=True)
-    )
+    shape = tuple(max(1, round(n * m / working_m)) for n, m in zip(own.shape, pixel_m, strict=True))
     if shape[0] * shape[1] > MAX_PIXELS:
         raise SceneError(
             f"at {working_m:g} m the scene has {shape[0]} x {shape[1]} pixels (at most "
