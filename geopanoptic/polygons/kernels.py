@@ -1,0 +1,232 @@
+"""The compiled inner loops of tracing: components of one block, and the walk along its cracks.
+
+A block is held in one flat int32 array with a rim of one pixel, `stride` = width + 2 pixels per
+row. Its values say what is one region: above 0 a 4-connected component, 0 or below something that
+is not traced. A lattice vertex is named by the flat index of the pixel to its north-west; an edge
+by the pixel on its left (whose boundary it is) and its heading: 0 south, 1 east, 2 north, 3 west.
+The interior lies on the left, so outer rings run counter-clockwise on a north-up map.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.uint8]
+
+SEEN, RIM = 1, 2  # bits of a mark: the pixel's west edge was walked; the pixel lies on the rim
+
+
+@numba.njit(cache=True, nogil=True)
+def label_components(labels: Ints, padded: Ints) -> tuple[Ints, Longs]:
+    """Number the 4-connected parts of equal positive labels 1..n in scan order.
+
+    `labels` (h, w) is read, the inside of `padded` (h+2, w+2) is written: the number of a part,
+    or the label itself where it is 0 or negative. Returns (label of each part, its pixel count),
+    both of length n+1 with row 0 unused. Union-find with path halving, two sweeps.
+    """
+    h, w = labels.shape
+    parent = np.empty(h * w + 1, np.int32)
+    n = 0
+    for r in range(h):
+        for c in range(w):
+            v = labels[r, c]
+            if v <= 0:
+                padded[r + 1, c + 1] = v
+                continue
+            up = padded[r, c + 1] if r > 0 and labels[r - 1, c] == v else 0
+            if c > 0 and labels[r, c - 1] == v:
+                k = padded[r + 1, c]
+                if up > 0 and up != k:
+                    _unite(parent, k, up)
+            elif up > 0:
+                k = up
+            else:
+                n += 1
+                k = np.int32(n)
+                parent[n] = k
+            padded[r + 1, c + 1] = k
+    parts = 0
+    for k in range(1, n + 1):  # a parent is always smaller: it has its final number already
+        if parent[k] == k:
+            parts += 1
+            parent[k] = parts
+        else:
+            parent[k] = parent[parent[k]]
+    label, area = np.zeros(parts + 1, np.int32), np.zeros(parts + 1, np.int64)
+    for r in range(h):
+        for c in range(w):
+            v = padded[r + 1, c + 1]
+            if v > 0:
+                k = parent[v]
+                padded[r + 1, c + 1] = k
+                label[k] = labels[r, c]
+                area[k] += 1
+    return label, area
+
+
+@numba.njit(cache=True, nogil=True)
+def _unite(parent: Ints, a: int, b: int) -> None:
+    while parent[a] != a:
+        parent[a] = parent[parent[a]]
+        a = parent[a]
+    while parent[b] != b:
+        parent[b] = parent[parent[b]]
+        b = parent[b]
+    if a < b:
+        parent[b] = a
+    else:
+        parent[a] = b
+
+
+@numba.njit(cache=True, nogil=True)
+def renumber(flat: Ints, lut: Ints) -> None:
+    """Replace every positive value of `flat` by its entry in `lut`, in place."""
+    for i in range(flat.size):
+        if flat[i] > 0:
+            flat[i] = lut[flat[i]]
+
+
+@numba.njit(cache=True, nogil=True)
+def _next_edge(flat: Ints, stride: int, vertex: int, heading: int) -> tuple[int, int, bool, bool]:
+    """Return (pixel, heading) of the edge that follows, whether a vertex stands between, and
+    whether label 0 lay on the right of this one.
+
+    Turn right when the pixel ahead on the right is of the same part, else straight on when the
+    one ahead on the left is, else left. At a saddle this keeps the rings of one part apart (an
+    outer ring and a hole that touch in a point, which is valid) instead of one that crosses
+    itself. Straight on, a vertex is set only where the neighbour on the right changes.
+    """
+    nw, ne, sw, se = vertex, vertex + 1, vertex + stride, vertex + stride + 1
+    if heading == 0:
+        left, right, ahead_left, ahead_right = ne, nw, se, sw
+    elif heading == 1:
+        left, right, ahead_left, ahead_right = nw, sw, ne, se
+    elif heading == 2:
+        left, right, ahead_left, ahead_right = sw, se, nw, ne
+    else:
+        left, right, ahead_left, ahead_right = se, ne, sw, nw
+    k = flat[left]
+    nothing = flat[right] == 0
+    if flat[ahead_right] == k:
+        return ahead_right, (heading + 3) & 3, True, nothing
+    if flat[ahead_left] == k:
+        return ahead_left, heading, flat[ahead_right] != flat[right], nothing
+    return left, (heading + 1) & 3, True, nothing
+
+
+@numba.njit(cache=True, nogil=True)
+def _head(stride: int, pixel: int, heading: int) -> int:
+    """Return the vertex an edge runs to."""
+    if heading == 0:
+        return pixel - 1
+    if heading == 1:
+        return pixel
+    if heading == 2:
+        return pixel - stride
+    return pixel - stride - 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _walk(
+    flat: Ints, marks: Marks, stride: int, edge: int, vertices: Ints, n: int
+) -> tuple[int, int, int]:
+    """Follow the boundary from `edge` = pixel * 4 + heading until it closes or meets the rim.
+
+    Writes vertices from place `n` on. Returns (number of vertices, end, touches): end is -1 when
+    the ring closed, else vertex * 4 + heading of the first edge that is not ours; touches is 1
+    when label 0 lay beside it.
+    """
+    pixel, heading = edge >> 2, edge & 3
+    touches = 0
+    while True:
+        if heading == 0:
+            marks[pixel] |= SEEN
+        vertex = _head(stride, pixel, heading)
+        pixel, heading, stands, nothing = _next_edge(flat, stride, vertex, heading)
+        touches |= nothing
+        if stands:
+            vertices[n] = vertex
+            n += 1
+        if pixel * 4 + heading == edge:
+            return n, -1, touches
+        if marks[pixel] & RIM:
+            return n, vertex * 4 + heading, touches
+
+
+@numba.njit(cache=True, nogil=True)
+def _walk_all(
+    flat: Ints, marks: Marks, stride: int, chains: Longs, vertices: Ints, rings: Longs
+) -> tuple[int, int]:
+    """Walk the `chains` given by their first edges, then every closed ring that is left; return
+    how many vertices and rings there are.
+    """
+    n = m = 0
+    pixel, stop = stride, flat.size - stride
+    while True:
+        if m < chains.size:
+            edge = chains[m]
+        else:
+            while pixel < stop and (
+                flat[pixel] <= 0 or flat[pixel - 1] == flat[pixel] or marks[pixel] != 0
+            ):
+                pixel += 1
+            if pixel == stop:
+                return n, m
+            edge = pixel * 4
+            vertices[n] = pixel - stride - 1
+            n += 1
+        n, end, touches = _walk(flat, marks, stride, edge, vertices, n)
+        rings[m, 0] = n
+        rings[m, 1] = flat[edge >> 2]
+        rings[m, 2] = _head(stride, edge >> 2, (edge + 3) & 3) * 4 + (edge & 3)
+        rings[m, 3] = end
+        rings[m, 4] = touches
+        m += 1
+
+
+def trace_block(padded: Ints) -> tuple[Ints, Longs]:
+    """Walk all boundaries of the parts inside the rim of `padded` (h+2, w+2), each edge once.
+
+    Returns (vertices, rings). Rings have the columns: stop (in vertices), part, start, end,
+    touches. `end` is -1 for a closed ring: it begins and ends with the tail of its first
+    southward edge in scan order, which is always a corner. Else the row is a chain, the piece of
+    a ring between two visits of the rim: `start` and `end` are vertex * 4 + heading of its first
+    edge and of the first edge after it. A vertex belongs to the edge that runs into it, so
+    chains laid end to end give every vertex once.
+    """
+    stride, flat = padded.shape[1], padded.reshape(-1)
+    framed = np.full(padded.shape, RIM, np.uint8)
+    framed[1:-1, 1:-1] = 0
+    marks = framed.reshape(-1)
+    chains = _chain_starts(padded, marks)
+    # Each crack has a part on at most two sides, so these hold all edges and all rings.
+    across = np.count_nonzero(padded[:, 1:] != padded[:, :-1])
+    along = np.count_nonzero(padded[1:] != padded[:-1])
+    vertices = np.empty(2 * (across + along) + across + 1, np.int32)
+    rings = np.empty((across + len(chains) + 1, 5), np.int64)
+    n, m = _walk_all(flat, marks, stride, chains, vertices, rings)
+    return vertices[:n].copy(), rings[:m]
+
+
+def _chain_starts(padded: Ints, marks: Marks) -> Longs:
+    """Return the edges (pixel * 4 + heading) inside whose predecessor belongs to a rim pixel."""
+    stride, flat = padded.shape[1], padded.reshape(-1)
+    number = np.arange(flat.size).reshape(padded.shape)[1:-1, 1:-1]
+    border = np.unique(np.concatenate([number[0], number[-1], number[:, 0], number[:, -1]]))
+    border = border[flat[border] > 0]
+    found = [np.zeros(0, np.int64)]
+    for heading, right_of in enumerate((-1, stride, 1, -stride)):
+        pixel = border[flat[border + right_of] != flat[border]]
+        # north-west pixel of the edge's tail: the head of the pixel's edge one turn before
+        tail = pixel - (stride, 1, 0, stride)[heading] - (1, 0, 0, 0)[heading]
+        left = tail + (1, 0, stride, stride + 1)[heading]
+        right = tail + (0, stride, stride + 1, 1)[heading]
+        comes_right = flat[right] == flat[pixel]
+        before = np.where(comes_right, right, left)
+        comes = (comes_right | (flat[left] == flat[pixel])) & (marks[before] == RIM)
+        found.append(pixel[comes] * 4 + heading)
+    return np.concatenate(found)

@@ -1,0 +1,28 @@
+"""Vector files: the attribute tables of a map's polygons, streamed to GeoPackage and others.
+
+things_table, stuff_table, run_table   polygons and segments -> Arrow batches with attributes
+LayerSpec, THINGS, STUFF, RUN          what a layer is called, its columns
+Style                                  how QGIS draws a layer
+write_gpkg, write_vectors, read_layer  files, published whole or not at all
+"""
+
+from geopanoptic.vector.formats import write_vectors
+from geopanoptic.vector.geopackage import read_layer, write_gpkg
+from geopanoptic.vector.specs import RUN, STUFF, THINGS, LayerSpec
+from geopanoptic.vector.styles import Style
+from geopanoptic.vector.tables import TableContext, run_table, stuff_table, things_table
+
+__all__ = [
+    "RUN",
+    "STUFF",
+    "THINGS",
+    "LayerSpec",
+    "Style",
+    "TableContext",
+    "read_layer",
+    "run_table",
+    "stuff_table",
+    "things_table",
+    "write_gpkg",
+    "write_vectors",
+]

@@ -1,0 +1,75 @@
+"""How QGIS draws a layer: symbology as QML text, for a GeoPackage's `layer_styles` table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import quoteattr
+
+from geopanoptic.schema import ClassSpec, LabelSchema
+
+
+@dataclass(frozen=True)
+class Style:
+    """Draw features by the value of `attribute`: rows of (value, label, '#rrggbb').
+
+    `outlined` features have an almost clear fill in their colour and a strong outline; others
+    are filled and have none.
+    """
+
+    attribute: str
+    categories: tuple[tuple[str, str, str], ...]
+    outlined: bool = False
+
+    @classmethod
+    def of_classes(cls, classes: Sequence[ClassSpec], *, outlined: bool) -> Style:
+        """Draw by `class_name` in the schema's colours."""
+        return cls("class_name", tuple((c.name, c.name, c.color) for c in classes), outlined)
+
+    def to_qml(self) -> str:
+        """Return the QML document; it works in QGIS 3.22 and later."""
+        categories, symbols = [], []
+        for i, (value, label, color) in enumerate(self.categories):
+            categories.append(
+                f'<category type="string" value={quoteattr(value)} label={quoteattr(label)} '
+                f'symbol="{i}" render="true"/>'
+            )
+            symbols.append(self._symbol(i, color))
+        return (
+            "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
+            '<qgis version="3.22.0" styleCategories="Symbology">'
+            f'<renderer-v2 type="categorizedSymbol" attr={quoteattr(self.attribute)} '
+            'forceraster="0" symbollevels="0" enableorderby="0">'
+            f"<categories>{''.join(categories)}</categories>"
+            f"<symbols>{''.join(symbols)}</symbols>"
+            "</renderer-v2><layerGeometryType>2</layerGeometryType></qgis>"
+        )
+
+    def _symbol(self, name: int, color: str) -> str:
+        rgb = tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
+        fill = ",".join(map(str, rgb)) + (",90" if self.outlined else ",255")
+        dark = ",".join(str(v * 7 // 10) for v in rgb) + ",255"
+        options = {
+            "color": fill,
+            "outline_color": dark,
+            "outline_style": "solid" if self.outlined else "no",
+            "outline_width": "0.3",
+            "outline_width_unit": "MM",
+            "style": "solid",
+        }
+        rows = "".join(
+            f'<Option type="QString" name="{k}" value="{v}"/>' for k, v in options.items()
+        )
+        return (
+            f'<symbol type="fill" name="{name}" alpha="1" clip_to_extent="1" force_rhr="0">'
+            '<layer class="SimpleFill" enabled="1" locked="0" pass="0">'
+            f'<Option type="Map">{rows}</Option></layer></symbol>'
+        )
+
+
+def default_styles(schema: LabelSchema) -> dict[str, Style]:
+    """Return the styles of a map's layers: things outlined, stuff filled."""
+    return {
+        "things": Style.of_classes(schema.things, outlined=True),
+        "stuff": Style.of_classes(schema.stuff, outlined=False),
+    }

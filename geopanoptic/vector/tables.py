@@ -1,0 +1,182 @@
+"""Polygons and the segment table -> Arrow batches with the attributes of `things` and `stuff`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import shapely
+
+from geopanoptic.errors import ConfigError, StoreError
+from geopanoptic.georef import GeoRef
+from geopanoptic.polygons import Measures, PolygonBatch, measure
+from geopanoptic.schema import LabelSchema
+from geopanoptic.segments import SegmentTable
+from geopanoptic.vector.specs import RUN, STUFF, THINGS, LayerSpec
+
+Columns = dict[str, Any]
+Geometries = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class TableContext:
+    """What all polygons of a map share.
+
+    `schema` and `georef` of the map; `scene_date` (a date, a datetime, ISO text or None; without
+    a zone it is UTC), `scene_id` and `model` names. `classes`: keep only these class names.
+    `min_area_m2`: leave smaller features out. Raises SchemaError for an unknown class and
+    SceneError for a least area without a CRS.
+    """
+
+    schema: LabelSchema
+    georef: GeoRef
+    scene_date: dt.date | str | None = None
+    scene_id: str | None = None
+    model: str | None = None
+    classes: tuple[str, ...] | None = None
+    min_area_m2: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.schema.subset(self.classes or ())
+        if self.min_area_m2 > 0:
+            self.georef.need_metres("a least area (--min-area)")
+        object.__setattr__(self, "scene_date", _as_utc(self.scene_date))
+
+    @property
+    def crs_wkt(self) -> str | None:
+        """The CRS to measure in; None when metres are not known."""
+        return self.georef.crs if self.georef.has_metres else None
+
+    def wanted(self, class_id: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tell which class ids are to be kept."""
+        if self.classes is None:
+            return np.ones(len(class_id), bool)
+        return np.isin(class_id, [self.schema.by_name(name).id for name in self.classes])
+
+
+def things_table(
+    batches: Iterable[PolygonBatch], segments: SegmentTable, context: TableContext
+) -> Iterator[pa.RecordBatch]:
+    """Turn polygons traced by instance id into batches of the `things` layer.
+
+    Law: one row per polygon whose class is wanted. Raises StoreError when an id of the raster
+    has no row in the segment table.
+    """
+    things = segments.things
+    things = things.take(np.argsort(things.id))
+    for batch in batches:
+        row = np.searchsorted(things.id, batch.labels)
+        known = (
+            things.id[np.minimum(row, len(things) - 1)] == batch.labels if len(things) else row < 0
+        )
+        if not np.all(known):
+            lost = batch.labels[~known]
+            raise StoreError(
+                f"{len(lost)} instance ids of the raster are not in the segment table "
+                f"(the first is {lost[0]}); the map is damaged, predict it anew"
+            )
+        of = things.take(row)
+        keep = np.flatnonzero(context.wanted(of.class_id))
+        if not len(keep):
+            continue
+        geometry, of = batch.to_geometry(context.georef.transform)[keep], of.take(keep)
+        m = measure(geometry, context.crs_wkt)
+        columns: Columns = {
+            "instance_id": batch.labels[keep],
+            "score": of.score,
+            "pixel_count": batch.area_px[keep],
+            "length_m": m.length_m,
+            "width_m": m.width_m,
+            "azimuth_deg": m.azimuth_deg,
+            "compactness": m.compactness,
+            "n_parts": m.n_parts,
+            "touches_edge": of.touches_edge,
+            "on_seam": of.on_seam,
+            "n_tiles": of.n_tiles,
+            "seam_agreement": of.seam_agreement,
+        }
+        yield from _finish(THINGS, columns, (of.class_id, m, geometry), context)
+
+
+def stuff_table(batches: Iterable[PolygonBatch], context: TableContext) -> Iterator[pa.RecordBatch]:
+    """Turn polygons traced by part, labelled with class ids, into batches of the `stuff` layer.
+
+    `part_id` is 1 + the number of the part's first pixel in scan order: the same for every block
+    grid. `touches_edge` needs labels that are 0 only on nodata (`polygons.stuff_labels`).
+    """
+    for batch in batches:
+        keep = np.flatnonzero(context.wanted(batch.labels))
+        if not len(keep):
+            continue
+        geometry = batch.to_geometry(context.georef.transform)[keep]
+        m = measure(geometry, context.crs_wkt, rectangles=False)
+        columns: Columns = {
+            "part_id": batch.first_px[keep] + 1,
+            "score": np.full(len(keep), np.nan, np.float32),
+            "pixel_count": batch.area_px[keep],
+            "touches_edge": batch.touches_edge[keep],
+        }
+        yield from _finish(STUFF, columns, (batch.labels[keep], m, geometry), context)
+
+
+def run_table(record: Mapping[str, Any]) -> pa.RecordBatch:
+    """Turn a run record into the `run` table: one row per key, values as JSON."""
+    keys = [str(k) for k in record]
+    values = [json.dumps(v, ensure_ascii=False, default=str) for v in record.values()]
+    return pa.RecordBatch.from_pydict({"key": keys, "value": values}, schema=RUN.arrow_schema)
+
+
+def _finish(
+    spec: LayerSpec,
+    columns: Columns,
+    shared: tuple[npt.NDArray[Any], Measures, Geometries],
+    context: TableContext,
+) -> Iterator[pa.RecordBatch]:
+    """Add what both layers have, drop what is too small, and make the Arrow batch."""
+    class_id, m, geometry = shared
+    n = len(geometry)
+    names = np.zeros(256, object)
+    for c in context.schema.classes:
+        names[c.id] = c.name
+    columns |= {
+        "class_id": class_id,
+        "class_name": names[class_id],
+        "area_m2": m.area_m2,
+        "perimeter_m": m.perimeter_m,
+        "n_vertices": m.n_vertices,
+        "scene_date": [context.scene_date] * n,
+        "scene_id": [context.scene_id] * n,
+        "model": [context.model] * n,
+        "geom": shapely.to_wkb(geometry),
+    }
+    schema = spec.arrow_schema
+    arrays = [
+        pa.array(columns[f.name], from_pandas=True).cast(f.type)
+        if isinstance(columns[f.name], np.ndarray)
+        else pa.array(columns[f.name], f.type)
+        for f in schema
+    ]
+    made = pa.RecordBatch.from_arrays(arrays, schema=schema)
+    if context.min_area_m2 > 0:
+        made = made.filter(pa.array(m.area_m2 >= context.min_area_m2))
+    if made.num_rows:
+        yield made
+
+
+def _as_utc(when: dt.date | str | None) -> dt.datetime | None:
+    if when is None or when == "":
+        return None
+    if isinstance(when, str):
+        try:
+            when = dt.datetime.fromisoformat(when)
+        except ValueError as why:
+            raise ConfigError(f"date '{when}' is not ISO 8601; write 2024-05-01") from why
+    if not isinstance(when, dt.datetime):
+        when = dt.datetime(when.year, when.month, when.day)
+    return when.astimezone(dt.UTC) if when.tzinfo else when.replace(tzinfo=dt.UTC)
