@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +15,21 @@ from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
 from geopanoptic.raster.gdal import gdal_env, is_remote, open_raster, scene_errors
+from geopanoptic.raster.header import (
+    band_name,
+    check_header,
+    date_of,
+    keeps_facts_in_pam,
+    stamp,
+)
 from geopanoptic.raster.source import Array, Bools, Source, mask_of, north_up
 from geopanoptic.raster.vrt import check_vrt, driver_of
 
-MAX_BLOCK_BYTES = 256 * 2**20
-MAX_PIXELS = 10**12
-MAX_BANDS = 512
+# A remote file is opened with one named driver, by its suffix: no bytes of it choose the parser.
+_REMOTE_DRIVERS = {
+    ".jp2": "JP2OpenJPEG", ".j2k": "JP2OpenJPEG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG",
+    ".vrt": "VRT",
+}  # fmt: skip
 _ALIGNED_PX = 0.02  # members of a mosaic may be off the common grid by this much of a pixel
 
 
@@ -150,11 +158,8 @@ class Scene:
         """
         members = []
         for name in self.members:
-            size = mtime = None
-            if not is_remote(name) and Path(name).exists():
-                status = Path(name).stat()
-                size, mtime = status.st_size, status.st_mtime_ns
-            members.append({"uri": name, "size": size, "mtime_ns": mtime})
+            size, mtime_ns = stamp(name) or (None, None)
+            members.append({"uri": name, "size": size, "mtime_ns": mtime_ns})
         header = {
             "shape": list(self.georef.shape),
             "band_count": self.band_count,
@@ -179,6 +184,7 @@ class Scene:
 
 
 def _open_file(uri: str, nodata: float | None, trust_vrt: bool) -> Scene:
+    uri = uri.removeprefix("file://")
     driver: str | None = None
     members: tuple[str, ...] = (uri,)
     pam = False
@@ -186,21 +192,24 @@ def _open_file(uri: str, nodata: float | None, trust_vrt: bool) -> Scene:
         path = Path(uri)
         with scene_errors(f"'{uri!s}' cannot be looked at", "check the path"):
             driver = driver_of(path)
-            pam = _keeps_facts_in_pam(path)
+            pam = keeps_facts_in_pam(path)
         if driver == "VRT" and not trust_vrt:
             members = (uri, *(str(m) for m in check_vrt(path)))
-    elif uri.lower().split("?")[0].endswith(".vrt") and not trust_vrt:
-        raise SceneError(f"'{uri}' is a remote VRT, which could read any file or address of this "
-                         f"machine; name its files themselves as a mosaic")  # fmt: skip
     else:
-        driver = "JP2OpenJPEG" if uri.lower().split("?")[0].endswith((".jp2", ".j2k")) else "GTiff"
+        suffix = Path(uri.split("?")[0]).suffix.lower()
+        if suffix == ".vrt" and not trust_vrt:
+            raise SceneError(
+                f"'{uri}' is a remote VRT, which could read any file or address of this machine; "
+                f"name its files themselves as a mosaic"
+            )
+        driver = _REMOTE_DRIVERS.get(suffix, "GTiff")
     what, cure = f"'{uri}' cannot be opened", "check that it is a whole raster file"
     with (
         gdal_env(remote=is_remote(uri), pam=pam),
         scene_errors(what, cure),
         open_raster(uri, driver) as dataset,
     ):
-        _check_header(dataset)
+        check_header(dataset)
         return _describe(dataset, Origin(uri, driver, members, pam), nodata)
 
 
@@ -238,104 +247,21 @@ def _describe(dataset: Any, origin: Origin, nodata: float | None) -> Scene:
         view=view,
         flips=flips,
         block_shape=tuple(dataset.block_shapes[bands[0] - 1]),
+        stamp=stamp(origin.uri),
         pam=origin.pam,
     )
     return Scene(
         uri=origin.uri,
         georef=georef,
         band_count=len(bands),
-        band_names=tuple(_band_name(dataset, b) for b in bands),
+        band_names=tuple(band_name(dataset, b) for b in bands),
         dtype=dtype,
         band_nodata=source.band_nodata,
         has_palette=dataset.colorinterp[bands[0] - 1] == ColorInterp.palette,
-        date=_date_of(dataset, origin.uri),
+        date=date_of(dataset, origin.uri),
         parts=(Part(source, 0, 0),),
         members=origin.members,
     )
-
-
-def _check_header(dataset: Any) -> None:
-    """Refuse what would cost gigabytes to look at, and files that end before their pixels do."""
-    name = dataset.name
-    if min(dataset.shape) < 1 or dataset.count < 1:
-        raise SceneError(f"'{name}' has {dataset.shape} pixels and {dataset.count} bands: nothing")
-    if dataset.width * dataset.height > MAX_PIXELS or dataset.count > MAX_BANDS:
-        raise SceneError(
-            f"'{name}' claims {dataset.height} x {dataset.width} pixels in {dataset.count} bands "
-            f"(at most {MAX_PIXELS:.0e} pixels, {MAX_BANDS} bands); cut it into smaller files"
-        )
-    for (rows, cols), dtype in zip(dataset.block_shapes, dataset.dtypes, strict=True):
-        size = rows * cols * np.dtype(dtype if dtype != "complex_int16" else "complex64").itemsize
-        if size > MAX_BLOCK_BYTES:
-            raise SceneError(
-                f"'{name}' is stored in blocks of {rows} x {cols} pixels, {size / 2**20:.0f} MiB "
-                f"each (at most {MAX_BLOCK_BYTES // 2**20}); store it in tiles: "
-                f"gdal_translate -co TILED=YES '{name}' tiled.tif"
-            )
-    if dataset.driver == "GTiff" and Path(name).is_file():
-        _check_whole(dataset, Path(name).stat().st_size)
-
-
-def _check_whole(dataset: Any, size: int) -> None:
-    """Refuse a TIFF whose block table points behind the end of the file (a download cut short)."""
-    for band in (1, dataset.count):
-        rows, cols = dataset.block_shapes[band - 1]
-        last_row, last_col = (dataset.height - 1) // rows, (dataset.width - 1) // cols
-        for i, j in {
-            (0, 0),
-            (0, last_col),
-            (last_row // 2, 0),
-            (last_row, 0),
-            (last_row, last_col),
-        }:
-            place = dataset.get_tag_item(f"BLOCK_OFFSET_{j}_{i}", "TIFF", bidx=band)
-            length = dataset.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band)
-            if place and length and int(place) + int(length) > size:
-                raise SceneError(
-                    f"'{dataset.name}' is truncated: its block ({i}, {j}) ends at byte "
-                    f"{int(place) + int(length)} of a file of {size} bytes; "
-                    f"copy or download it again"
-                )
-
-
-def _keeps_facts_in_pam(path: Path) -> bool:
-    """Tell whether an .aux.xml beside the file says where it lies or what is nodata."""
-    beside = path.with_name(path.name + ".aux.xml")
-    if not beside.is_file() or beside.stat().st_size > 2**20:
-        return False
-    text = beside.read_bytes()
-    return any(tag in text for tag in (b"<SRS", b"<GeoTransform", b"<NoDataValue", b"<GCPList"))
-
-
-def _band_name(dataset: Any, band: int) -> str:
-    described = (dataset.descriptions[band - 1] or "").strip().lower()
-    colour = dataset.colorinterp[band - 1].name
-    return described or (colour if colour not in ("undefined", "gray", "palette") else "")
-
-
-_DATE_TAGS = (
-    "ACQUISITIONDATETIME", "ACQUISITION_DATE", "ACQUISITION_DATETIME", "DATE_ACQUIRED", "DATETIME",
-    "SENSING_TIME", "DATE", "TIFFTAG_DATETIME",
-)  # fmt: skip
-_DATE = re.compile(
-    r"(?<!\d)((?:19|20)\d\d)[-_:]?(0[1-9]|1[0-2])[-_:]?(0[1-9]|[12]\d|3[01])(?!\d(?!\d{5}(?!\d)))"
-)
-
-
-def _date_of(dataset: Any, uri: str) -> str | None:
-    """Return the ISO date from acquisition tags, else the file name, else the TIFF's own stamp.
-
-    The TIFF stamp comes last because image editors overwrite it with the day of the edit.
-    """
-    tags: dict[str, str] = {}
-    for domain in ("", "IMAGERY"):
-        tags |= {k.upper(): v for k, v in dataset.tags(ns=domain or None).items()}
-    texts = [tags.get(t, "") for t in _DATE_TAGS]
-    for text in (*texts[:-1], Path(uri.split("?")[0]).name, texts[-1]):
-        found = _DATE.search(text)
-        if found:
-            return "-".join(found.groups())
-    return None
 
 
 def _mosaic(scenes: list[Scene]) -> Scene:

@@ -22,7 +22,6 @@ from geopanoptic.raster.gdal import gdal_env, handle, is_remote, open_raster, sc
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
-Mask = Literal["none", "nodata", "alpha", "mask"]
 View = Literal["plain", "flipped", "warped"]
 
 # A lossy alpha band (JPEG) has 1..33 where nothing was seen; half-transparent is the fair limit.
@@ -36,6 +35,7 @@ class Source:
     `georef` is that of the pixels as `read` returns them: always north-up when there is a CRS.
     `view` says how: the file's own rows and columns, mirrored ones, or GDAL's warped view.
     `alpha_band` and `bands` are band numbers of the file, from 1; alpha is never one of `bands`.
+    `stamp` is the file's (size, time of change in ns): a file replaced since is opened anew.
     """
 
     uri: str
@@ -49,7 +49,8 @@ class Source:
     view: View
     flips: tuple[bool, bool]
     block_shape: tuple[int, int]
-    pam: bool = False
+    stamp: tuple[int, int] | None
+    pam: bool
 
     def read(self, window: Window, bands: tuple[int, ...]) -> tuple[Array, Bools]:
         """Read a window inside the file: (array (band, row, col), valid (row, col)).
@@ -99,7 +100,7 @@ class Source:
 
     def _open(self) -> Any:
         dataset = open_raster(self.uri, self.driver)
-        return dataset if self.view != "warped" else warped(dataset)
+        return dataset if self.view != "warped" else warped(dataset, self.band_nodata[0])
 
     def _stored(self, window: Window) -> Window:
         """Return where a window of the north-up view lies in the file's own rows and columns."""
@@ -144,7 +145,7 @@ def _all_equal(array: Array, values: list[float]) -> Bools:
     return hidden
 
 
-def warped(dataset: Any) -> WarpedVRT:
+def warped(dataset: Any, nodata: float | None) -> WarpedVRT:
     """Return GDAL's warped view of a dataset on a north-up grid in its own CRS.
 
     tolerance=0 computes every pixel's place exactly; the default interpolates along each window's
@@ -153,7 +154,6 @@ def warped(dataset: Any) -> WarpedVRT:
     """
     alpha_band, _ = mask_of(dataset)
     crs = dataset.crs or dataset.gcps[1]
-    nodata = dataset.nodata
     options: dict[str, Any] = {"src_nodata": nodata} if nodata is not None else {}
     options |= {"src_alpha": alpha_band} if alpha_band else {"add_alpha": True}
     return WarpedVRT(
@@ -218,7 +218,7 @@ def north_up(dataset: Any) -> tuple[GeoRef, View, tuple[bool, bool]]:
 
 
 def _warped_grid(dataset: Any, crs: Any) -> GeoRef:
-    with warped(dataset) as view:
+    with warped(dataset, None) as view:
         shape, transform = view.shape, view.transform
     if shape[0] * shape[1] > 10 * dataset.height * dataset.width + 10**6:
         raise SceneError(

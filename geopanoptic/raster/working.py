@@ -14,6 +14,7 @@ from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
 from geopanoptic.raster.bands import select_bands
+from geopanoptic.raster.header import MAX_PIXELS
 from geopanoptic.raster.radiometry import (
     Scaling,
     need_valid,
@@ -21,7 +22,7 @@ from geopanoptic.raster.radiometry import (
     sample,
     to_bytes,
 )
-from geopanoptic.raster.scene import MAX_PIXELS, Scene
+from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.source import Array, Bools
 
 _STRIP_BYTES = 32 * 2**20  # of source pixels held at a time while resampling
