@@ -246,7 +246,7 @@ def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
                 yield f"{inner}: not there, now {_short(wanted[key])}"
             else:
                 yield from differences(found[key], wanted[key], inner)
-    elif found != wanted or type(found) is not type(wanted):
+    elif json.dumps(found, sort_keys=True) != json.dumps(wanted, sort_keys=True):
         yield f"{name}: {_short(found)}, now {_short(wanted)}"
 
 
