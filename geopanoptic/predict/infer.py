@@ -72,6 +72,21 @@ def warm_up(plan: Plan) -> Future[Segmenter]:
     return _device().submit(segmenter_of, plan)
 
 
+def measured_speed(plan: Plan) -> float:
+    """Return the network's speed on this machine, in million window pixels per second."""
+    rows, cols = plan.grid.window_shape
+    chips = np.zeros((plan.batch, len(plan.card.bands), rows, cols), np.uint8)
+
+    def timed() -> float:
+        model = segmenter_of(plan)
+        model.forward(chips)  # the first call also pays for set-up
+        start = time.perf_counter()
+        model.forward(chips)
+        return time.perf_counter() - start
+
+    return chips.shape[0] * rows * cols / 1e6 / _device().submit(timed).result()
+
+
 def infer_region(plan: Plan, index: int) -> dict[str, Any]:
     """Segment the tiles of region `index` and store the part; return its small record.
 

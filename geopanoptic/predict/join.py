@@ -21,6 +21,7 @@ from geopanoptic.segments import SCORE_NONE, SegmentTable
 from geopanoptic.stitch import (
     NodeTable,
     Resolution,
+    SeamCounts,
     SeamTable,
     TileLabels,
     assemble_core,
@@ -96,6 +97,7 @@ class Ids:
 
     resolution: Resolution
     touches_edge: npt.NDArray[np.bool_]
+    seams: SeamCounts
     failed: dict[int, str]
 
 
@@ -117,7 +119,8 @@ def resolve_ids(plan: Plan, report: Report | None = None) -> Ids:
     # Regions of k x k tiles are not in tile order; the resolution wants rows by (tile, label).
     order = np.lexsort((table.label, table.tile))
     table, touching = table.take(order), touching[order]
-    resolution = resolve(table, SeamTable.concatenate(seams), plan.grid)
+    met = SeamTable.concatenate(seams)
+    resolution = resolve(table, met, plan.grid)
     for index in range(len(plan.regions)):
         if not lut.has(index):
             lut.put(index, _lut_arrays(plan, resolution, index), {})
@@ -126,7 +129,7 @@ def resolve_ids(plan: Plan, report: Report | None = None) -> Ids:
     edge = np.zeros(len(resolution.segments) + 1, bool)
     gid = resolution.gid
     np.logical_or.at(edge, gid, touching & (resolution.mode > 0))
-    return Ids(resolution, edge[1:], failed)
+    return Ids(resolution, edge[1:], met.per_seam(), failed)
 
 
 def _lut_arrays(plan: Plan, resolution: Resolution, index: int) -> dict[str, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,13 @@ class Plan:
         """Return the store of one kind of part files of this run's work directory."""
         assert self.job is not None, "a plan without a job has no parts"
         return self.job.parts(kind)
+
+    def files_folder(self) -> Path:
+        """Return the folder of the work directory for whole files, making it."""
+        assert self.job is not None
+        folder = Path(self.job.root) / "files"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def read(self, window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Read pixels (band, row, col) and validity of a window of the working grid."""

@@ -33,17 +33,13 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Rasters:
-    """The finished rasters (plain tiled GeoTIFFs in the work directory) and their table.
-
-    `area_m2` float64, one per row of `table`; NaN without a CRS.
-    """
+    """The finished rasters (plain tiled GeoTIFFs in the work directory) and their table."""
 
     semantic: Path
     instances: Path
     score: Path
     georef: GeoRef
     table: SegmentTable
-    area_m2: npt.NDArray[np.float64]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,7 +111,7 @@ def _nearest(
 
 def _write(layers: Iterator[Layers], georef: GeoRef, things: SegmentTable, folder: Path) -> Rasters:
     paths = [folder / f"{name}.tif" for name in ("semantic", "instances", "score")]
-    tally = _Tally(georef, int(things.id.max(initial=0)))
+    tally = _Tally(georef.shape, int(things.id.max(initial=0)))
     with ExitStack() as files:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -130,21 +126,19 @@ def _write(layers: Iterator[Layers], georef: GeoRef, things: SegmentTable, folde
             for writer, array in zip(writers, arrays, strict=True):
                 writer.write(part.window, array)
             tally.add(part)
-    table, area_m2 = tally.table(things)
-    return Rasters(paths[0], paths[1], paths[2], georef, table, area_m2)
+    return Rasters(paths[0], paths[1], paths[2], georef, tally.table(things))
 
 
 class _Tally:
     """Areas, boxes and scores of all segments, added up window by window."""
 
-    def __init__(self, georef: GeoRef, things: int) -> None:
-        self._georef = georef
+    def __init__(self, shape: tuple[int, int], things: int) -> None:
+        self._shape = shape
         nowhere = np.array([2**31 - 1, 2**31 - 1, 0, 0], np.int32)
         self._boxes = np.tile(nowhere, (things + 1, 1))
         self._areas = np.zeros(things + 1, np.int64)
         self._class_boxes = np.tile(nowhere, (256, 1))
         self._class_px = np.zeros(256, np.int64)
-        self._class_m2 = np.zeros(256)
         self._class_score = np.zeros((2, 256))
         self._class_edge = np.zeros(256, bool)
 
@@ -160,7 +154,6 @@ class _Tally:
             (index + 256 * np.arange(cols)[None, :]).ravel(), minlength=256 * cols
         ).reshape(cols, 256)
         self._class_px += by_row.sum(axis=0)
-        self._class_m2 += self._georef.row_area_m2(part.window.row, rows) @ by_row
         scored = part.score != SCORE_NONE
         flat = part.semantic[scored]
         self._class_score[0] += np.bincount(flat, weights=part.score[scored], minlength=256)
@@ -190,25 +183,20 @@ class _Tally:
             box[unique, axis] = np.minimum(box[unique, axis], low)
             box[unique, axis + 2] = np.maximum(box[unique, axis + 2], high)
 
-    def table(self, things: SegmentTable) -> tuple[SegmentTable, npt.NDArray[np.float64]]:
-        """Return the table of things and stuff classes, and each row's area in m2."""
+    def table(self, things: SegmentTable) -> SegmentTable:
+        """Return the table of things and stuff classes."""
         there = self._areas[things.id] > 0
         kept = things.take(there)
         kept = replace(kept, area_px=self._areas[kept.id], bbox=self._boxes[kept.id])
         thing_classes = np.unique(things.class_id)
         stuff_ids = [c for c in range(1, 255) if self._class_px[c] > 0 and c not in thing_classes]
         stuff = self._stuff_rows(np.array(stuff_ids, np.int64))
-        if not self._georef.has_metres:
-            return SegmentTable.concatenate([kept, stuff]), np.full(len(kept) + len(stuff), np.nan)
-        row_area = self._georef.row_area_m2()
-        middle = (kept.bbox[:, 0] + kept.bbox[:, 2] - 1) // 2
-        areas = np.concatenate([kept.area_px * row_area[middle], self._class_m2[stuff_ids]])
-        return SegmentTable.concatenate([kept, stuff]), areas
+        return SegmentTable.concatenate([kept, stuff])
 
     def _stuff_rows(self, ids: npt.NDArray[np.int64]) -> SegmentTable:
         total, count = self._class_score[:, ids]
         n = len(ids)
-        box, (height, width) = self._class_boxes[ids], self._georef.shape
+        box, (height, width) = self._class_boxes[ids], self._shape
         score = np.divide(total, count * SCORE_ONE, out=np.full(n, np.nan), where=count > 0)
         at_rim = (box[:, :2] == 0).any(axis=1) | (box[:, 2] == height) | (box[:, 3] == width)
         return SegmentTable(

@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from geopanoptic.errors import ConfigError, TileError
-from geopanoptic.predict.infer import infer_region, store_failed_region, warm_up
-from geopanoptic.predict.join import core_region, number_ids, resolve_ids, seam_region
-from geopanoptic.predict.plan import Plan, make_plan
+from geopanoptic.predict.infer import (
+    infer_region,
+    measured_speed,
+    store_failed_region,
+    warm_up,
+)
+from geopanoptic.predict.finished import Finished, run_facts
+from geopanoptic.predict.join import Ids, core_region, number_ids, resolve_ids, seam_region
+from geopanoptic.predict.plan import Plan, estimate, make_plan
 from geopanoptic.predict.publish import publish
+from geopanoptic.predict.rasters import Rasters, write_rasters
 from geopanoptic.predict.settings import PredictSettings, Products, instances_beside
 from geopanoptic.raster import Scene
 from geopanoptic.store import Job, check_output
@@ -51,6 +58,15 @@ class RunRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
     failed_tiles: dict[int, str] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the record as plain JSON values."""
+        return {
+            "started": self.started,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "counts": self.counts,
+            "failed_tiles": {str(tile): why for tile, why in self.failed_tiles.items()},
+        }
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -111,6 +127,26 @@ def run(
     return Outcome(paths, record)
 
 
+def dry_run(
+    scene: str, model: Any, settings: PredictSettings, execution: Execution
+) -> dict[str, Any]:
+    """Return what `run` would take: size, tiles, memory and disk in MB, seconds; writes nothing.
+
+    The time rests on the network's speed on one tile, measured here and now.
+    """
+    plan = make_plan(Scene.open(scene, nodata=settings.nodata, date=settings.date), model, settings)
+    spec = execution.engine
+    processes = max(1, spec.workers)
+    plan = replace(
+        plan,
+        device=spec.device,
+        threads=spec.cores_per_process(processes),
+        batch=execution.batch,
+    )
+    found = estimate(plan, processes * measured_speed(plan), processes)
+    return found.to_json() | {"model": plan.card.name, "notes": list(plan.scene.notes)}
+
+
 def _work(
     plan: Plan, products: Products, execution: Execution, engine: Engine, record: RunRecord
 ) -> tuple[Path, ...]:
@@ -124,11 +160,26 @@ def _work(
         ids = resolve_ids(plan)
     with record.stage("assemble"):
         _each(engine, partial(core_region, plan), plan, execution, "assemble")
-        final, table = number_ids(plan, ids)
-    record.failed_tiles |= ids.failed
-    record.counts |= ids.resolution.counts
+        final, things = number_ids(plan, ids)
     with record.stage("write"):
-        return publish(plan, final, table, products, record)
+        folder = plan.files_folder()
+        rasters = write_rasters(plan, final, things, folder)
+        record.failed_tiles |= ids.failed
+        record.counts |= _counts(plan, rasters, ids)
+        finished = Finished(plan, rasters, ids.seams, run_facts(plan, record.facts()))
+        return publish(finished, products)
+
+
+def _counts(plan: Plan, rasters: Rasters, ids: Ids) -> dict[str, Any]:
+    things = rasters.table.things
+    return {
+        "things": len(things),
+        "things_by_class": {
+            spec.name: int((things.class_id == spec.id).sum()) for spec in plan.card.schema.things
+        },
+        "tiles_failed": len(ids.failed),
+        **ids.resolution.counts,
+    }
 
 
 def _infer(plan: Plan, execution: Execution, engine: Engine, record: RunRecord) -> None:
@@ -154,14 +205,16 @@ def _infer(plan: Plan, execution: Execution, engine: Engine, record: RunRecord) 
 
 
 def _retry_failed(plan: Plan) -> None:
-    """Forget parts with failed tiles, so that this run tries them again."""
+    """Forget regions with failed tiles, and all that was made from them, to try them again."""
     store = plan.parts("infer")
-    for index in list(store.keys()):
-        if store.meta(index).get("failed"):
-            for kind in ("infer", "seam", "lut", "core"):
-                for key in list(plan.parts(kind).keys()):
-                    if kind != "infer" or key == index:
-                        plan.parts(kind).discard(key)
+    failed = [index for index in store.keys() if store.meta(index)["failed"]]  # noqa: SIM118
+    for index in failed:
+        store.discard(index)
+    if failed:
+        for kind in ("seam", "lut", "core"):
+            later = plan.parts(kind)
+            for index in list(later.keys()):
+                later.discard(index)
 
 
 def _each(

@@ -1,0 +1,86 @@
+"""Stage 5: turn the finished parts into the products that were asked for, each put in place whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from geopanoptic.panoptic_map import MapInfo, save_segments, write_map_json
+from geopanoptic.predict.finished import Finished
+from geopanoptic.predict.layers import write_layers
+from geopanoptic.predict.settings import Products, instances_beside
+from geopanoptic.predict.stac import stac_item
+from geopanoptic.raster import (
+    publish_cog,
+    write_instances_qml,
+    write_preview,
+    write_score_qml,
+)
+from geopanoptic.store import atomic_output, check_output
+
+
+def publish(finished: Finished, products: Products) -> tuple[Path, ...]:
+    """Write every product of `products` from the finished rasters; return their paths.
+
+    Each product is made beside its final name, verified, and renamed: a reader never sees half of
+    one, and a failure leaves what stood there before.
+    """
+    plan, rasters = finished.plan, finished.rasters
+    polygons: list[Path] = []  # whole-map polygons already written, to be copied
+    for path in products.of_kind("map"):
+        with atomic_output(path, products.overwrite) as folder:
+            _write_map(folder, finished, products)
+        polygons.append(path / "panoptic.gpkg")
+    for path in products.of_kind("raster"):
+        _write_pair(path, finished, products.overwrite)
+    plain = products.classes is None and products.simplify_m is None
+    for path in products.of_kind("vector"):
+        with atomic_output(path, products.overwrite) as temporary:
+            if plain and path.suffix == ".gpkg" and polygons:
+                shutil.copyfile(polygons[0], temporary)
+            else:
+                write_layers(temporary, finished, products)
+        if path.suffix == ".gpkg":
+            polygons += [path] if plain else []
+    for path in products.of_kind("preview"):
+        with atomic_output(path, products.overwrite) as temporary:
+            write_preview(temporary, plan.scene, rasters.semantic, plan.card.schema)
+    return products.paths
+
+
+def _write_map(folder: Path, finished: Finished, products: Products) -> None:
+    plan, rasters, run = finished.plan, finished.rasters, finished.run
+    schema = plan.card.schema
+    folder.mkdir()
+    publish_cog(rasters.semantic, folder / "semantic.tif", overviews="mode", palette=schema)
+    publish_cog(rasters.instances, folder / "instances.tif", overviews="nearest")
+    write_instances_qml(folder / "instances.qml", int(rasters.table.id.max(initial=0)))
+    if products.scores:
+        publish_cog(rasters.score, folder / "score.tif", overviews="nearest")
+        write_score_qml(folder / "score.qml")
+    save_segments(folder, rasters.table, schema, rasters.georef)
+    write_layers(
+        folder / "panoptic.gpkg", finished, replace(products, classes=None, simplify_m=None)
+    )
+    date = plan.scene.scene.date
+    item = stac_item(run["scene"], rasters.georef, schema, date=date, run=run)
+    (folder / "item.json").write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
+    info = MapInfo(
+        schema=schema,
+        date=date,
+        model={"name": plan.card.name, "version": plan.card.version, "sha256": plan.card.sha256},
+        run=run,
+        counts=run["counts"],
+    )
+    write_map_json(folder, info)
+
+
+def _write_pair(path: Path, finished: Finished, overwrite: bool) -> None:
+    """Write NAME.tif and NAME.instances.tif, with their styles; `publish_cog` is atomic itself."""
+    rasters, beside = finished.rasters, instances_beside(path)
+    for final in (path, beside):
+        check_output(final, overwrite)
+    publish_cog(rasters.instances, beside, overviews="nearest")
+    write_instances_qml(beside.with_suffix(".qml"), int(rasters.table.id.max(initial=0)))
+    publish_cog(rasters.semantic, path, overviews="mode", palette=finished.plan.card.schema)
