@@ -6,7 +6,19 @@
 Pure arrays and tables: no files, no Dask, no torch.
 """
 
-from geopanoptic.metrics.count import ClassCode, PanopticCount, Sides
+from geopanoptic.metrics.bootstrap import GroundStats, Intervals, bootstrap
+from geopanoptic.metrics.boundary import boundary_iou, count_outlines, labels_of
+from geopanoptic.metrics.count import CLASS_LABEL, VOID_LABEL, ClassCode, PanopticCount, Sides
+from geopanoptic.metrics.detection import (
+    COCO_IOUS,
+    F1,
+    Candidates,
+    Chosen,
+    average_precision,
+    match_objects,
+    mean_ap,
+)
+from geopanoptic.metrics.objects import PRED_STATUS, TRUTH_STATUS, Fate, Fates, fates
 from geopanoptic.metrics.overlap import Overlap, Rules, SegmentSide
 from geopanoptic.metrics.quality import (
     ClassQuality,
@@ -14,14 +26,36 @@ from geopanoptic.metrics.quality import (
     MeanQuality,
     PanopticQuality,
     QualityStats,
+    dagger,
+    dagger_terms,
     match,
+    mean,
     panoptic_quality,
     quality_of,
 )
+from geopanoptic.metrics.semantic import (
+    ClassAccuracy,
+    class_accuracy,
+    mean_iou,
+    overall_accuracy,
+)
 
 __all__ = [
+    "CLASS_LABEL",
+    "COCO_IOUS",
+    "F1",
+    "PRED_STATUS",
+    "TRUTH_STATUS",
+    "VOID_LABEL",
+    "Candidates",
+    "Chosen",
+    "ClassAccuracy",
     "ClassCode",
     "ClassQuality",
+    "Fate",
+    "Fates",
+    "GroundStats",
+    "Intervals",
     "Matching",
     "MeanQuality",
     "Overlap",
@@ -31,7 +65,21 @@ __all__ = [
     "Rules",
     "SegmentSide",
     "Sides",
+    "average_precision",
+    "bootstrap",
+    "boundary_iou",
+    "class_accuracy",
+    "count_outlines",
+    "dagger",
+    "dagger_terms",
+    "fates",
+    "labels_of",
     "match",
+    "match_objects",
+    "mean",
+    "mean_ap",
+    "mean_iou",
+    "overall_accuracy",
     "panoptic_quality",
     "quality_of",
 ]

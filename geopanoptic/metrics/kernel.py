@@ -46,6 +46,49 @@ def _label(value: Any, identity: Any, code: Any, keeps: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
+def _add(keys: Any, table: Any, used: int, key: Any, place: Any, classes: Any) -> Any:
+    """Add a run of pixels to its row; return keys, table, used and the row's class conflict.
+
+    `place` = (row, first col, stop col); `classes` = (truth class, prediction class). The
+    conflict is 0, or 1 (2) when the truth's (prediction's) label had another class before.
+    """
+    slot = _find(keys, key)
+    if keys[slot] == np.uint64(0):
+        if 2 * (used + 1) > len(keys):
+            keys, table = _grown(keys, table)
+            slot = _find(keys, key)
+        used += 1
+        keys[slot] = key + np.uint64(1)
+        row = table[slot]
+        row[1], row[2] = place[0], place[1]
+        row[5], row[6] = classes
+    row = table[slot]
+    row[0] += place[2] - place[1]
+    row[2] = min(row[2], place[1])
+    row[3] = place[0] + 1
+    row[4] = max(row[4], place[2])
+    conflict = 1 if row[5] != classes[0] else 2 if row[6] != classes[1] else 0
+    return keys, table, used, conflict
+
+
+@numba.njit(cache=True, nogil=True)
+def _run_end(truth: Any, pred: Any, r: int, start: int, limit: int) -> int:
+    """Return the first column after `start` where one of the four rasters changes, or `limit`."""
+    (t_class, t_id), (p_class, p_id) = truth, pred
+    tv, ti, pv, pi = t_class[r, start], t_id[r, start], p_class[r, start], p_id[r, start]
+    stop = start + 1
+    while (
+        stop < limit
+        and t_id[r, stop] == ti
+        and p_id[r, stop] == pi
+        and t_class[r, stop] == tv
+        and p_class[r, stop] == pv
+    ):
+        stop += 1
+    return stop
+
+
+@numba.njit(cache=True, nogil=True)
 def count_block(truth: Any, pred: Any, codes: Any, keeps: Any, frame: Any, sums: Any) -> Any:
     """Count the label pairs of one block.
 
@@ -71,16 +114,7 @@ def count_block(truth: Any, pred: Any, codes: Any, keeps: Any, frame: Any, sums:
         while start < width:
             tv, ti, pv, pi = t_class[r, start], t_id[r, start], p_class[r, start], p_id[r, start]
             block_col = (col0 + start) // edge
-            limit = min(width, (block_col + 1) * edge - col0)
-            stop = start + 1
-            while (
-                stop < limit
-                and t_id[r, stop] == ti
-                and p_id[r, stop] == pi
-                and t_class[r, stop] == tv
-                and p_class[r, stop] == pv
-            ):
-                stop += 1
+            stop = _run_end(truth, pred, r, start, min(width, (block_col + 1) * edge - col0))
             tc, pc = codes[0, tv], codes[1, pv]
             if tc == 255 or pc == 255 or ti < 0 or pi < 0:
                 kind = 1 if tc == 255 else 2 if pc == 255 else 3 if ti < 0 else 4
@@ -89,29 +123,19 @@ def count_block(truth: Any, pred: Any, codes: Any, keeps: Any, frame: Any, sums:
                 return keys[:0], table[:0], fault
             a = _label(tv, ti, codes[0], keeps[0])
             b = _label(pv, pi, codes[1], keeps[1])
-            key = (a << np.uint64(32)) | b
-            slot = _find(keys, key)
-            n = stop - start
-            row = table[slot]
-            if keys[slot] == np.uint64(0):
-                if 2 * (used + 1) > len(keys):
-                    keys, table = _grown(keys, table)
-                    slot = _find(keys, key)
-                    row = table[slot]
-                used += 1
-                keys[slot] = key + np.uint64(1)
-                row[1], row[2], row[3], row[4] = row0 + r, col0 + start, 0, 0
-                row[5], row[6] = tc, pc
-            elif row[5] != tc or row[6] != pc:
-                kind = 5 if row[5] != tc else 6
-                fault[:] = np.array(
-                    [kind, row0 + r, col0 + start, ti if kind == 5 else pi, tc if kind == 5 else pc]
-                )
+            keys, table, used, conflict = _add(
+                keys,
+                table,
+                used,
+                (a << np.uint64(32)) | b,
+                (row0 + r, col0 + start, col0 + stop),
+                (np.int64(tc), np.int64(pc)),
+            )
+            if conflict:
+                value, cls = (ti, tc) if conflict == 1 else (pi, pc)
+                fault[:] = np.array([4 + conflict, row0 + r, col0 + start, value, cls])
                 return keys[:0], table[:0], fault
-            row[0] += n
-            row[2] = min(row[2], col0 + start)
-            row[3] = row0 + r + 1
-            row[4] = max(row[4], col0 + stop)
+            n = stop - start
             row_px[0, tc, r] += n
             row_px[1, pc, r] += n
             ground_px[block_row + block_col - frame[4], tc, pc] += n

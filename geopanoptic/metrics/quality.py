@@ -192,3 +192,19 @@ def dagger_terms(confusion: Ints) -> list[float | None]:
         float(diagonal[c] / union[c]) if c and confusion[c].any() else None
         for c in range(len(confusion))
     ]
+
+
+def dagger(
+    stats: QualityStats,
+    terms: Sequence[Sequence[float | None]],
+    things: Iterable[int],
+    classes: Iterable[int],
+) -> float | None:
+    """Return PQ-dagger over `classes`: PQ of things, mean IoU over scenes of stuff classes.
+
+    `terms`: `dagger_terms` of each scene. A stuff class counts when some scene's truth holds it.
+    """
+    is_thing = set(things)
+    return mean(
+        stats.of_class(c).pq if c in is_thing else mean(t[c] for t in terms) for c in classes
+    )
