@@ -45,7 +45,8 @@ def publish(finished: Finished, products: Products) -> tuple[Path, ...]:
             polygons += [path] if plain else []
     for path in products.of_kind("preview"):
         with atomic_output(path, products.overwrite) as temporary:
-            write_preview(temporary, plan.scene, rasters.semantic, plan.card.schema)
+            labels = (rasters.semantic, rasters.instances)
+            write_preview(temporary, plan.scene, labels, plan.card.schema)
     return products.paths
 
 

@@ -4,13 +4,16 @@
 `publish_cog` write maps, `LabelReader` reads them back.
 """
 
+from geopanoptic.raster.area import Area
 from geopanoptic.raster.cog import LabelReader, LabelWriter, publish_cog, read_labels
 from geopanoptic.raster.gdal import gdal_environment, gdal_settings
+from geopanoptic.raster.preview import write_preview
 from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.style import write_instances_qml, write_score_qml
 from geopanoptic.raster.working import ReadRequest, WorkingScene
 
 __all__ = [
+    "Area",
     "LabelReader",
     "LabelWriter",
     "ReadRequest",
@@ -21,5 +24,6 @@ __all__ = [
     "publish_cog",
     "read_labels",
     "write_instances_qml",
+    "write_preview",
     "write_score_qml",
 ]

@@ -1,0 +1,123 @@
+"""A picture for the eye: the scene and its map side by side."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+from geopanoptic.grid import Window
+from geopanoptic.raster.cog import LabelReader
+from geopanoptic.raster.gdal import gdal_env
+from geopanoptic.raster.radiometry import to_bytes
+from geopanoptic.raster.working import WorkingScene
+from geopanoptic.schema import LabelSchema
+
+PANEL_PX = 1024  # longer side of each of the two panels
+_GAP_PX = 8
+_STRIP_PX = 2**24  # pixels of the working grid held at a time
+
+Picture = npt.NDArray[np.uint8]
+Places = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def write_preview(
+    path: Path, scene: WorkingScene, labels: tuple[Path, Path], schema: LabelSchema
+) -> None:
+    """Write a PNG of the scene (left) and its map in the schema's colours (right).
+
+    `labels`: the semantic and the instance raster. Things have a dark outline; nodata is white.
+    Raises SceneError when a raster cannot be read, StoreError when the PNG cannot be written.
+    """
+    semantic, instances = (LabelReader(p) for p in labels)
+    places = _sampled(semantic.shape)
+    rows, cols = (
+        p * n // m for p, n, m in zip(places, scene.georef.shape, semantic.shape, strict=True)
+    )
+    left = _scene_picture(scene, (rows, cols))
+    classes = _at(semantic.read, semantic.shape, places).astype(np.uint8)
+    ids = _at(instances.read, semantic.shape, places)
+    right = _map_picture(classes, ids, schema)
+    gap = np.full((3, len(rows), _GAP_PX), 255, np.uint8)
+    _write_png(path, np.concatenate([left, gap, right], axis=2))
+
+
+def _sampled(shape: tuple[int, int]) -> Places:
+    """Return the rows and columns of the pixels that stand for the picture's."""
+    factor = max(1.0, max(shape) / PANEL_PX)
+    rows, cols = (
+        np.minimum(((np.arange(max(1, round(n / factor))) + 0.5) * factor).astype(np.int64), n - 1)
+        for n in shape
+    )
+    return rows, cols
+
+
+def _at(
+    read: Callable[[Window], npt.NDArray[Any]], shape: tuple[int, int], places: Places
+) -> npt.NDArray[Any]:
+    """Read the pixels at places = (rows, cols) of a raster of `shape`, a strip at a time."""
+    rows, cols = places
+    step = max(1, _STRIP_PX // shape[1])
+    parts = []
+    for start in range(int(rows[0]), int(rows[-1]) + 1, step):
+        wanted = rows[(rows >= start) & (rows < start + step)]
+        if len(wanted):
+            strip = Window.from_bounds(int(wanted[0]), 0, int(wanted[-1]) + 1, shape[1])
+            parts.append(read(strip)[..., wanted[:, None] - strip.row, cols])
+    return np.concatenate(parts, axis=-2)
+
+
+def _scene_picture(scene: WorkingScene, places: Places) -> Picture:
+    """Return the scene's first three bands at `places` of the working grid; nodata is white."""
+    bands = [min(b, len(scene.bands) - 1) for b in range(3)]
+    found = None
+    if len(scene.scene.parts) == 1:
+        found = scene.scene.parts[0].source.overview(4 * PANEL_PX**2, scene.bands)
+    if found is None:
+
+        def read(window: Window) -> Picture:
+            pixels, valid = scene.read(window)
+            return np.concatenate([pixels[bands], valid[None].astype(np.uint8)])
+
+        stacked = _at(read, scene.georef.shape, places)
+    else:
+        array, valid = found
+        scaled = array if scene.scaling is None else scene.scaling.apply(array, valid)
+        pixels = scaled if scaled.dtype == np.uint8 else to_bytes(scaled)
+        rows, cols = (
+            np.minimum((p + 0.5) * m / n, m - 1).astype(np.int64)
+            for p, n, m in zip(places, scene.georef.shape, valid.shape, strict=True)
+        )
+        both = np.concatenate([pixels[bands], valid[None].astype(np.uint8)])
+        stacked = both[:, rows[:, None], cols]
+    picture, seen = stacked[:3], stacked[3] > 0
+    return np.where(seen, picture, np.uint8(255))
+
+
+def _map_picture(classes: Picture, ids: npt.NDArray[Any], schema: LabelSchema) -> Picture:
+    colours = np.full((256, 3), 255, np.uint8)
+    for spec in schema.classes:
+        colours[spec.id] = spec.rgb
+    picture = colours[classes]
+    border = np.zeros(ids.shape, bool)
+    border[1:] |= ids[1:] != ids[:-1]
+    border[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    picture[border] = picture[border] // 3
+    return np.ascontiguousarray(np.moveaxis(picture, -1, 0))
+
+
+def _write_png(path: Path, picture: Picture) -> None:
+    with gdal_env(), warnings.catch_warnings():
+        # a picture has no place on the ground, and that is no news here
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        bands, height, width = picture.shape
+        with rasterio.open(
+            path, "w", driver="PNG", count=bands, height=height, width=width, dtype="uint8"
+        ) as png:
+            png.write(picture)
