@@ -1,0 +1,25 @@
+"""Hypothesis profiles and the few fixtures that every room shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# `fast` is the default; HYPOTHESIS_PROFILE=full runs every law on 1000 examples.
+_QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fast", max_examples=60, derandomize=True, **_QUIET)
+settings.register_profile("full", max_examples=1000, **_QUIET)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder `shared` beside the repository (or $GEOPANOPTIC_SHARED); skip without."""
+    beside = Path(__file__).parents[2] / "shared"
+    folder = Path(os.environ.get("GEOPANOPTIC_SHARED", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set GEOPANOPTIC_SHARED to its folder")
+    return folder
