@@ -206,7 +206,7 @@ def test_two_windows_of_a_rotated_scene_agree_to_the_last_bit(tmp_path: Path) ->
 
 def test_a_rotated_scene_without_crs_is_refused_with_the_cure(tmp_path: Path) -> None:
     path = rotated(tmp_path / "a.tif", noise(1, 9, 9), crs=None)
-    with pytest.raises(SceneError, match="rotated.*-a_srs"):
+    with pytest.raises(SceneError, match=r"rotated.*-a_srs"):
         Scene.open(path)
 
 
@@ -332,7 +332,7 @@ def test_threads_read_the_same_scene_at_once(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_empty_or_no_raster_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(SceneError, match="no file.*check the path"):
+    with pytest.raises(SceneError, match=r"no file.*check the path"):
         Scene.open(tmp_path / "nowhere.tif")
     with pytest.raises(SceneError, match="folder"):
         Scene.open(tmp_path)
@@ -343,7 +343,7 @@ def test_what_is_missing_empty_or_no_raster_is_told_apart(tmp_path: Path) -> Non
     with pytest.raises(SceneError, match="gdal_translate"):
         Scene.open(tmp_path / "text.tif")
     (tmp_path / "head.tif").write_bytes(b"II*\0\xff\xff\xff\x7f")
-    with pytest.raises(SceneError, match="cannot be opened.*whole raster"):
+    with pytest.raises(SceneError, match=r"cannot be opened.*whole raster"):
         Scene.open(tmp_path / "head.tif")
     with pytest.raises(SceneError, match="no files"):
         Scene.open([])
@@ -351,7 +351,7 @@ def test_what_is_missing_empty_or_no_raster_is_told_apart(tmp_path: Path) -> Non
 
 def test_complex_numbers_are_refused(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", np.ones((1, 5, 5), np.complex64))
-    with pytest.raises(SceneError, match="complex64.*amplitude"):
+    with pytest.raises(SceneError, match=r"complex64.*amplitude"):
         Scene.open(path)
 
 
@@ -371,7 +371,8 @@ def test_nodata_kept_in_a_side_file_is_honoured(tmp_path: Path) -> None:
     array[0, 3:] = 10
     path = write_raster(tmp_path / "a.tif", array)
     (tmp_path / "a.tif.aux.xml").write_text(
-        '<PAMDataset><PAMRasterBand band="1"><NoDataValue>9</NoDataValue></PAMRasterBand></PAMDataset>'
+        '<PAMDataset><PAMRasterBand band="1"><NoDataValue>9</NoDataValue>'
+        "</PAMRasterBand></PAMDataset>"
     )
     assert Scene.open(path).nodata == 9
     assert Scene.open(path).read(Window.whole((8, 8)))[1].sum() == 40
