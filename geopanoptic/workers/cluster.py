@@ -43,6 +43,8 @@ DASK_SETTINGS: Mapping[str, Any] = {
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.diagnostics.nvml": False,
+    # An HTTP server runs in each process whether asked for or not; it need not answer anything.
+    "distributed.worker.http.routes": [],
     # Less than about 11 s trips an assertion in distributed.
     "distributed.comm.timeouts.tcp": "30s",
 }
@@ -55,13 +57,18 @@ def pre_spawn_environment(threads: int) -> dict[str, str]:
     (mallopt(3)) and makes CPU inference 1.8 times dearer by page faults (fact 3). `threads` is the
     process's share of the cores; Dask's default of 1 would silently give single-threaded torch.
     """
-    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     return {
         "MALLOC_TRIM_THRESHOLD_": "268435456",
         "MALLOC_MMAP_THRESHOLD_": "1073741824",
         "MALLOC_TOP_PAD_": "67108864",
-        **dict.fromkeys(counts, str(threads)),
+        **thread_environment(threads),
     }
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Return the variables that set the number of compute threads of a process."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))
 
 
 @contextmanager
@@ -82,6 +89,8 @@ def local_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[t
         **DASK_SETTINGS,
         "distributed.nanny.pre-spawn-environ": pre_spawn_environment(threads),
     }
+    if not spec.dashboard:
+        settings["distributed.scheduler.http.routes"] = []
     options: dict[str, Any] = {
         "host": LOOPBACK,
         "nthreads": spec.threads,
@@ -99,14 +108,18 @@ def local_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[t
             "host": LOOPBACK,
             "port": 0,
             "dashboard": spec.dashboard,
-            "dashboard_address": f"{LOOPBACK}:0" if spec.dashboard else None,
+            # Without an address its HTTP server takes port 8787, also with the dashboard off.
+            "dashboard_address": f"{LOOPBACK}:0",
         },
     }
     with ExitStack() as stack:
         stack.enter_context(_environment_restored())
         stack.enter_context(dask.config.set(settings))
         try:
-            with _interrupts_blocked():
+            with _interrupts_blocked(), _environment_restored():
+                # A Nanny lets our own environment override the configuration; an
+                # OMP_NUM_THREADS meant for this process must not decide for its workers.
+                os.environ.update(thread_environment(threads))
                 cluster: Any = SpecCluster(
                     scheduler=scheduler, workers=workers, silence_logs=logging.CRITICAL
                 )  # type: ignore[no-untyped-call]
