@@ -75,7 +75,7 @@ class Plan:
     def min_area_px(self) -> npt.NDArray[np.int64]:
         """The least area of a thing for each class id, in pixels; shape (256,)."""
         least = np.ones(256, np.int64)
-        gsd = self.scene.gsd_m
+        gsd = self.scene.georef.gsd_m or self.card.preferred_gsd_m
         for spec in self.card.schema.things:
             area_m2 = self.settings.min_area_m2
             if area_m2 is None:
@@ -88,7 +88,8 @@ class Plan:
         return {
             "format": 1,
             "geopanoptic": __version__,
-            "scene": self.scene.fingerprint(),
+            "scene": self.scene.scene.fingerprint(),
+            "read": {k: self.scene.describe()[k] for k in ("bands", "working", "scaling")},
             "area": None if self.area is None else self.area.fingerprint(),
             "model": {"name": self.card.name, "sha256": self.card.sha256},
             "grid": asdict(self.grid) | {"k": self.k, "join_threshold": self.join_threshold},
@@ -130,8 +131,7 @@ def _request(card: ModelCard, settings: PredictSettings) -> ReadRequest:
             f"but --bands names {len(settings.bands)}: {', '.join(map(str, settings.bands))}"
         )
     return ReadRequest(
-        bands=settings.bands,
-        band_names=card.bands,
+        bands=settings.bands or card.bands,
         gsd_range_m=card.gsd_range_m,
         preferred_gsd_m=card.preferred_gsd_m,
         gsd_m=settings.gsd_m,

@@ -173,12 +173,13 @@ def _work(
 def _counts(plan: Plan, rasters: Rasters, ids: Ids) -> dict[str, Any]:
     things = rasters.table.things
     return {
+        **ids.resolution.counts,
+        "segments": len(rasters.table),
         "things": len(things),
         "things_by_class": {
             spec.name: int((things.class_id == spec.id).sum()) for spec in plan.card.schema.things
         },
         "tiles_failed": len(ids.failed),
-        **ids.resolution.counts,
     }
 
 

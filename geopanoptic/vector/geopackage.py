@@ -136,9 +136,12 @@ def _write_layer(
         nonlocal rows
         for batch in batches:
             rows += batch.num_rows
-            yield batch
+            # A batch whose types differ from the stream's would crash GDAL, not raise.
+            columns = [batch.column(f.name).cast(f.type) for f in schema]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    reader = pa.RecordBatchReader.from_batches(spec.arrow_schema, counted())
+    schema = spec.arrow_schema
+    reader = pa.RecordBatchReader.from_batches(schema, counted())
     with warnings.catch_warnings():
         # a scene without CRS is told so by its empty _m2 columns; GDAL need not say it again
         warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
