@@ -1,0 +1,53 @@
+"""Models: cards, checkpoints, networks and the decoding of their fields.
+
+Reading cards needs no torch; it is imported when a model is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from geopanoptic.models.card import ModelCard
+from geopanoptic.models.checkpoint import bundled_names, model_path, read_header, save_model
+from geopanoptic.models.segmenter import Fields, Segmented, Segmenter
+
+DEFAULT_MODEL = "landcover-v0"
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "Fields",
+    "ModelCard",
+    "Segmented",
+    "Segmenter",
+    "list_models",
+    "load_model",
+    "read_card",
+    "save_model",
+]
+
+
+def list_models() -> list[ModelCard]:
+    """Return the cards of the bundled models, by name."""
+    return [read_card(name) for name in bundled_names()]
+
+
+def read_card(name_or_path: str | Path) -> ModelCard:
+    """Return the card of a bundled model or of a file, from its header alone.
+
+    Raises CheckpointError when there is no such model or the file is no model file.
+    """
+    return read_header(model_path(name_or_path)).card
+
+
+def load_model(
+    name_or_path: str | Path = DEFAULT_MODEL, device: str = "cpu", threads: int | None = None
+) -> Segmenter:
+    """Load a bundled model or a `.safetensors` file with a card, ready to segment.
+
+    `device`: auto, cpu, cuda, cuda:N. `threads`: of the network in this process.
+    Raises CheckpointError: no such model, damaged or altered file, no card, weights that do not
+    fit; pickles are never loaded.
+    """
+    from geopanoptic.models.torch_segmenter import load_torch
+
+    return load_torch(model_path(name_or_path), device, threads)

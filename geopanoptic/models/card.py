@@ -1,0 +1,166 @@
+"""The model card: what a model promises and what it was made of. No torch here."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from geopanoptic.errors import CheckpointError, SchemaError, nearest_name
+from geopanoptic.schema import LabelSchema
+
+CARD_VERSION = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The promise of a model file (contracts.md section 4).
+
+    `architecture`: a key of `models.ARCHITECTURES` with its `arguments`. `bands`: names in the
+    order the network takes them. `mean`, `std`: per band, in the unit of `value_range`; other
+    value types are first brought to that range by the `percentiles` of the whole scene.
+    `core`, `halo`: pixels of a tile; `decoder` with its `thresholds` (see `decode`);
+    `least_area_m2`: per thing class, smaller ones return to stuff; `join_threshold`: IoU at which
+    two views of a segment are one. `training_data` and `metrics` are lists of flat tables;
+    `sha256` is `checkpoint.weights_digest` of the tensors.
+
+    Raises CheckpointError for values that no model can mean (`from_json` does so for a file).
+    """
+
+    name: str
+    version: str
+    architecture: str
+    arguments: Mapping[str, Any]
+    schema: LabelSchema
+    bands: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    gsd_range_m: tuple[float, float]
+    preferred_gsd_m: float
+    core: int
+    halo: int
+    decoder: str
+    thresholds: Mapping[str, float]
+    licence: str
+    sha256: str
+    value_range: tuple[float, float] = (0.0, 255.0)
+    percentiles: tuple[float, float] = (2.0, 98.0)
+    join_threshold: float = 0.25
+    least_area_m2: Mapping[str, float] = field(default_factory=dict)
+    training_data: tuple[Mapping[str, Any], ...] = ()
+    metrics: tuple[Mapping[str, Any], ...] = ()
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        low, high = self.gsd_range_m
+        checks = {
+            "bands is empty": not self.bands,
+            f"mean and std have {len(self.mean)} and {len(self.std)} values": (
+                not len(self.mean) == len(self.std) == len(self.bands)
+            ),
+            "a std is not above 0": not all(s > 0 for s in self.std),
+            f"gsd_range_m {low}..{high} does not hold preferred_gsd_m {self.preferred_gsd_m}": (
+                not 0 < low <= self.preferred_gsd_m <= high
+            ),
+            f"core {self.core} and halo {self.halo} make no tile": not 0
+            <= 2 * self.halo
+            <= self.core,
+            f"join_threshold {self.join_threshold} is not in 0..1": not 0
+            <= self.join_threshold
+            <= 1,
+            "sha256 is not 64 hexadecimal digits": not _SHA256.fullmatch(self.sha256),
+            "the schema has no classes": not len(self.schema),
+        }
+        for what, wrong in checks.items():
+            if wrong:
+                raise CheckpointError(
+                    f"the card of model '{self.name}' is wrong: {what}; get the file again"
+                )
+
+    def min_area_m2(self, class_name: str) -> float:
+        """Return the least area of a thing of this class, 0 when the card names none."""
+        return float(self.least_area_m2.get(class_name, 0.0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as plain values; `from_json` reads them back as equal."""
+        out: dict[str, Any] = {"card_version": CARD_VERSION}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "schema":
+                out["classes"] = value.to_json()
+            else:
+                out[f.name] = json.loads(json.dumps(value, default=dict))
+        return out
+
+    @classmethod
+    def from_json(cls, raw: object) -> ModelCard:
+        """Read a card strictly: unknown, missing and mistyped entries are CheckpointErrors."""
+        if not isinstance(raw, Mapping):
+            raise CheckpointError(f"the model card is {type(raw).__name__}, not a table of entries")
+        version = raw.get("card_version")
+        if version != CARD_VERSION:
+            raise CheckpointError(
+                f"the model card has version {version!r}; this program reads {CARD_VERSION}: "
+                "update geopanoptic, or get the model for this version"
+            )
+        known = {f.name: f for f in fields(cls)}
+        rest = {k: v for k, v in raw.items() if k not in ("card_version", "classes")}
+        for key in rest:
+            if key not in known or key == "schema":
+                raise CheckpointError(
+                    f"unknown entry '{key}' in the card{nearest_name(key, known)}"
+                )
+        needed = {n for n, f in known.items() if _required(f)} - {"schema"}
+        missing = sorted(needed - set(rest)) + ["classes"] * ("classes" not in raw)
+        if missing:
+            raise CheckpointError(f"the card lacks {', '.join(missing)}; get the file again")
+        values = {key: _checked(key, str(known[key].type), value) for key, value in rest.items()}
+        try:
+            values["schema"] = LabelSchema.from_json(raw["classes"])
+        except (SchemaError, TypeError) as why:
+            raise CheckpointError(f"the card's classes are wrong: {why}") from why
+        return cls(**values)
+
+
+def _required(f: Any) -> bool:
+    from dataclasses import MISSING
+
+    return f.default is MISSING and f.default_factory is MISSING
+
+
+def _checked(key: str, want: str, value: Any) -> Any:
+    """Bring one JSON value to the type its field is declared with, or refuse it."""
+    if want == "str":
+        ok = isinstance(value, str)
+    elif want == "int":
+        ok = isinstance(value, int) and not isinstance(value, bool)
+    elif want == "float":
+        ok = _is_number(value)
+        value = float(value) if ok else value
+    elif want.startswith("tuple[float"):
+        n = want.count("float")
+        ok = isinstance(value, list) and all(map(_is_number, value))
+        ok = ok and (want.endswith("...]") or len(value) == n)
+        value = tuple(float(v) for v in value) if ok else value
+    elif want.startswith("tuple[str"):
+        ok = isinstance(value, list) and all(isinstance(v, str) for v in value)
+        value = tuple(value) if ok else value
+    elif want.startswith("tuple[Mapping"):
+        ok = isinstance(value, list) and all(isinstance(v, dict) for v in value)
+        value = tuple(value) if ok else value
+    elif want == "Mapping[str, float]":
+        ok = isinstance(value, dict) and all(map(_is_number, value.values()))
+        value = {k: float(v) for k, v in value.items()} if ok else value
+    else:
+        ok = isinstance(value, dict)
+    if not ok:
+        raise CheckpointError(f"the card's entry '{key}' is {value!r}; it must be {want}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,213 @@
+"""Compiled kernels of the decoder: one pass over the pixels each, 4-connected, deterministic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from geopanoptic.segments import SCORE_NONE, SCORE_ONE
+
+if TYPE_CHECKING:
+    from geopanoptic.models.decode import SeededDecoder
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+
+
+def classify(
+    semantic: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], decoder: SeededDecoder
+) -> tuple[U8, U8, U8, U8, int]:
+    """Return stuff, region, claim, score and the number of pixels that are not finite.
+
+    `stuff`: best stuff class; `region`: row + 1 of the thing class that claims the pixel, else 0;
+    `claim`, `score`: probability of that thing and of the stuff class, 0..200, 255 none.
+    """
+    stuff = np.zeros(valid.shape, np.uint8)
+    region = np.zeros(valid.shape, np.uint8)
+    claim = np.full(valid.shape, SCORE_NONE, np.uint8)
+    score = np.full(valid.shape, SCORE_NONE, np.uint8)
+    bad = _classify(
+        semantic, valid, decoder.thing_channels, decoder.region, decoder.stuff_channels,
+        decoder.stuff, stuff, region, claim, score, SCORE_ONE,
+    )  # fmt: skip
+    return stuff, region, claim, score, int(bad)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _classify(
+    p: Any, valid: Any, things: Any, least: Any, stuffs: Any, ids: Any,
+    stuff: Any, region: Any, claim: Any, score: Any, one: int,
+) -> int:  # fmt: skip
+    bad = 0
+    for r in range(valid.shape[0]):
+        for c in range(valid.shape[1]):
+            if not valid[r, c]:
+                continue
+            best, value = 0, np.float32(-1.0)
+            for k in range(len(stuffs)):
+                q = p[stuffs[k], r, c]
+                if q > value:
+                    best, value = k, q
+            sum_ = np.float32(0.0)
+            top, claimed = -1, np.float32(-1.0)
+            for k in range(len(things)):
+                q = p[things[k], r, c]
+                sum_ += q
+                if q >= least[k] and q > claimed:
+                    top, claimed = k, q
+            if not np.isfinite(sum_ + value) or value < 0:
+                bad += 1
+                continue
+            stuff[r, c] = ids[best]
+            score[r, c] = np.uint8(min(value, np.float32(1.0)) * one + np.float32(0.5))
+            if top >= 0:
+                region[r, c] = top + 1
+                claim[r, c] = np.uint8(min(claimed, np.float32(1.0)) * one + np.float32(0.5))
+    return bad
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def quantised(strength: Any, region: Any) -> Any:
+    """Return the strength field (h, w) in 0..1 as bytes 1..255 inside the region, 0 outside."""
+    out = np.zeros(region.shape, np.uint8)
+    for r in range(region.shape[0]):
+        for c in range(region.shape[1]):
+            if region[r, c]:
+                v = strength[r, c]
+                if v > 0:  # also refuses NaN
+                    out[r, c] = max(np.uint8(min(v, np.float32(1.0)) * 255), np.uint8(1))
+                else:
+                    out[r, c] = 1
+    return out
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def seeds(priority: Any, region: Any, levels: Any) -> Any:
+    """Label the seeds: pieces above a level that hold no seed of a higher one, and last whole ones.
+
+    `levels` (thing, k) falling bytes. Returns labels (h, w) int32 and, per label, its row of the
+    thing classes (entry 0 unused).
+    """
+    rows, cols = region.shape
+    label = np.zeros((rows, cols), np.int32)
+    seen = np.zeros((rows, cols), np.uint8)
+    stack = np.empty(rows * cols, np.int64)
+    kind = [0]
+    for level in range(levels.shape[1] + 1):
+        for r in range(rows):
+            for c in range(cols):
+                if region[r, c] == 0 or seen[r, c] > level:
+                    continue
+                mine = region[r, c]
+                least = levels[mine - 1, level] if level < levels.shape[1] else 0
+                if priority[r, c] < least:
+                    continue
+                n = _piece(priority, region, seen, stack, (r, c, level, least))
+                taken = False
+                for i in range(n):
+                    if label[stack[i] // cols, stack[i] % cols]:
+                        taken = True
+                        break
+                if not taken:
+                    kind.append(int(mine) - 1)
+                    for i in range(n):
+                        label[stack[i] // cols, stack[i] % cols] = len(kind) - 1
+    return label, np.array(kind, np.int64)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _piece(priority: Any, region: Any, seen: Any, stack: Any, start: Any) -> int:
+    """Collect the piece of one class at or above a level into `stack`; return its size."""
+    rows, cols = region.shape
+    r0, c0, level, least = start
+    mine = region[r0, c0]
+    stack[0] = r0 * cols + c0
+    seen[r0, c0] = level + 1
+    n, i = 1, 0
+    while i < n:
+        r, c = stack[i] // cols, stack[i] % cols
+        i += 1
+        for dr, dc in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+            y, x = r + dr, c + dc
+            if y < 0 or x < 0 or y >= rows or x >= cols:
+                continue
+            if region[y, x] == mine and seen[y, x] <= level and priority[y, x] >= least:
+                seen[y, x] = level + 1
+                stack[n] = y * cols + x
+                n += 1
+    return n
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def grow(priority: Any, region: Any, label: Any) -> None:
+    """Grow the labels over their regions in place, highest strength first, first come first served.
+
+    Flooding with one queue per byte level (Meyer 1991); equal levels are served in the order of
+    arrival, so a plateau is shared by distance.
+    """
+    rows, cols = region.shape
+    following = np.full(rows * cols, -1, np.int64)
+    head = np.full(256, -1, np.int64)
+    tail = np.full(256, -1, np.int64)
+    for r in range(rows):
+        for c in range(cols):
+            if label[r, c]:
+                _push(following, head, tail, r * cols + c, priority[r, c])
+    for level in range(255, -1, -1):
+        while head[level] >= 0:
+            here = head[level]
+            head[level] = following[here]
+            r, c = here // cols, here % cols
+            for dr, dc in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+                y, x = r + dr, c + dc
+                if y < 0 or x < 0 or y >= rows or x >= cols:
+                    continue
+                if label[y, x] == 0 and region[y, x] == region[r, c]:
+                    label[y, x] = label[r, c]
+                    _push(following, head, tail, y * cols + x, min(priority[y, x], level))
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _push(following: Any, head: Any, tail: Any, pixel: int, level: int) -> None:
+    following[pixel] = -1
+    if head[level] < 0:
+        head[level] = pixel
+    else:
+        following[tail[level]] = pixel
+    tail[level] = pixel
+
+
+def settle(
+    label: I32, claim: U8, class_row: npt.NDArray[np.int64], decoder: SeededDecoder
+) -> tuple[I32, npt.NDArray[np.int64]]:
+    """Drop specks and doubtful segments; return instances 1..n and the labels that became them."""
+    n = len(class_row)
+    area, total, rim = _facts(label, claim, n)
+    mean = total / np.maximum(area, 1) / SCORE_ONE
+    row = class_row
+    keep = (area > 0) & (mean >= decoder.score[row]) & (rim | (area >= decoder.area_px[row]))
+    keep[0] = False
+    number = np.zeros(n, np.int32)
+    number[keep] = np.arange(1, keep.sum() + 1)
+    return number[label], np.flatnonzero(keep)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _facts(label: Any, claim: Any, n: int) -> Any:
+    """Return area, summed claim and whether it touches the rim, per label."""
+    rows, cols = label.shape
+    area = np.zeros(n, np.int64)
+    total = np.zeros(n, np.int64)
+    rim = np.zeros(n, np.bool_)
+    for r in range(rows):
+        for c in range(cols):
+            k = label[r, c]
+            if k:
+                area[k] += 1
+                total[k] += claim[r, c]
+                if r == 0 or c == 0 or r == rows - 1 or c == cols - 1:
+                    rim[k] = True
+    return area, total, rim

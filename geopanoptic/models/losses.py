@@ -1,0 +1,109 @@
+"""Losses for partly labelled pixels: every pixel knows the *set* of classes it may be.
+
+A source that says only "not a building" is a set of all other classes; void is the set of all
+classes; an ordinary label is a set of one. Sets travel as a bit mask, bit k for the k-th class of
+the schema.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceReach:
+    """Widths, in chip pixels, of the instance targets.
+
+    `edge`: the band inside an outline. `contact`: how near a second instance must be. `clip`:
+    where the distance field saturates. `ring`: how far outside an instance the heads are taught
+    (further out the semantic field has already said that there is none).
+    """
+
+    edge: float = 2.0
+    contact: float = 2.5
+    clip: float = 8.0
+    ring: float = 4.0
+
+
+def allowed(sets: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Unpack bit masks (n, h, w) uint8 to booleans (n, class, h, w)."""
+    bits = torch.arange(n_classes, device=sets.device, dtype=torch.uint8).view(1, -1, 1, 1)
+    return (sets.unsqueeze(1) >> bits) & 1 > 0
+
+
+def superset_loss(
+    probability: torch.Tensor, sets: torch.Tensor, class_weight: torch.Tensor
+) -> torch.Tensor:
+    """Return -log of the summed probability of the allowed classes, as a mean over known pixels.
+
+    `probability` (n, class, h, w), a softmax; `sets` (n, h, w) uint8 bit masks; `class_weight`
+    (class,): weight of a pixel whose set has that one class only (a set of several weighs 1).
+    Laws: a set of one class gives weighted cross-entropy; the full set and the empty set (void)
+    give zero loss and zero gradient. Source: Cour et al. 2011, "Learning from partial labels".
+    """
+    n_classes = probability.shape[1]
+    ok = allowed(sets, n_classes)
+    count = ok.sum(1)
+    known = (count > 0) & (count < n_classes)
+    # the floor keeps the loss of a hopeless pixel (logits 60 apart) finite
+    picked = (probability * ok).sum(1).clamp(min=1e-26)
+    weight = torch.where(
+        count == 1, (ok * class_weight.view(1, -1, 1, 1)).sum(1), torch.ones_like(picked)
+    )
+    weight = weight * known
+    return -(picked.log() * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def thing_dice_loss(probability: torch.Tensor, sets: torch.Tensor, channel: int) -> torch.Tensor:
+    """Return 1 - soft dice of one class over the pixels that say whether they are of it.
+
+    Pixels whose set is that class alone are positive, those whose set lacks it negative, all
+    others void. Zero where the batch has no positive pixel.
+    """
+    p = probability[:, channel]
+    bit = 1 << channel
+    positive = sets == bit
+    known = positive | ((sets & bit) == 0) & (sets > 0)
+    if not bool(positive.any()):
+        return p.sum() * 0.0
+    p, t = p * known, positive.to(p.dtype)
+    return 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+
+
+def instance_targets(
+    signed_px: torch.Tensor, second_px: torch.Tensor, reach: InstanceReach
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the edge, contact and distance targets and where they hold, each (n, h, w).
+
+    `signed_px`: distance to the outline of the nearest instance in chip pixels, positive inside;
+    `second_px`: distance to the second nearest instance.
+    """
+    inside = signed_px > 0
+    contact = second_px <= reach.contact
+    edge = inside & (signed_px <= reach.edge) | (second_px <= reach.edge)
+    distance = signed_px.clamp(0, reach.clip) / reach.clip
+    return edge, contact, distance, signed_px > -reach.ring
+
+
+def instance_loss(
+    fields: torch.Tensor, signed_px: torch.Tensor, second_px: torch.Tensor, reach: InstanceReach
+) -> torch.Tensor:
+    """Return the summed losses of the heads edge, contact, distance: `fields` (n, 3, h, w)."""
+    edge, contact, distance, known = instance_targets(signed_px, second_px, reach)
+    total = known.sum().clamp(min=1)
+
+    def binary(logit: torch.Tensor, target: torch.Tensor, positive: float) -> torch.Tensor:
+        loss = F.binary_cross_entropy_with_logits(
+            logit, target.to(logit.dtype), reduction="none", pos_weight=logit.new_tensor(positive)
+        )
+        return (loss * known).sum() / total
+
+    far = F.smooth_l1_loss(fields[:, 2].sigmoid(), distance, reduction="none", beta=0.1)
+    return (
+        binary(fields[:, 0], edge, 1.5)
+        + binary(fields[:, 1], contact, 2.5)
+        + 4.0 * (far * known).sum() / total
+    )
