@@ -1,0 +1,22 @@
+"""Training: scenes and partial labels in, a model file with its card out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from geopanoptic.train.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from geopanoptic.train.loop import TrainPaths as TrainPaths
+    from geopanoptic.train.loop import fit as fit
+
+__all__ = ["TrainConfig", "TrainPaths", "fit"]
+
+
+def __getattr__(name: str) -> Any:
+    # the loop imports torch; reading a configuration must not
+    if name in ("TrainPaths", "fit"):
+        from geopanoptic.train import loop
+
+        return getattr(loop, name)
+    raise AttributeError(f"module 'geopanoptic.train' has no attribute '{name}'")
