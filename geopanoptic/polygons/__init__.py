@@ -8,15 +8,17 @@ measure          areas and lengths in metres, true in any CRS
 
 from geopanoptic.polygons.batch import PolygonBatch
 from geopanoptic.polygons.layers import stuff_labels, thing_labels
-from geopanoptic.polygons.measuring import Measures, measure
+from geopanoptic.polygons.measuring import Measures, MetreMap, measure, measure_pixels
 from geopanoptic.polygons.seams import BlockReader
 from geopanoptic.polygons.tracing import trace
 
 __all__ = [
     "BlockReader",
     "Measures",
+    "MetreMap",
     "PolygonBatch",
     "measure",
+    "measure_pixels",
     "stuff_labels",
     "thing_labels",
     "trace",

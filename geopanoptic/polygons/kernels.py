@@ -16,6 +16,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
 
 SEEN, RIM = 1, 2  # bits of a mark: the pixel's west edge was walked; the pixel lies on the rim
 
@@ -230,3 +231,72 @@ def _chain_starts(padded: Ints, marks: Marks) -> Longs:
         comes = (comes_right | (flat[left] == flat[pixel])) & (marks[before] == RIM)
         found.append(pixel[comes] * 4 + heading)
     return np.concatenate(found)
+
+
+@numba.njit(cache=True, nogil=True)
+def outline_sums(coords: Ints, ring_offsets: Longs, feature_rings: Longs, sums: Floats) -> None:
+    """Sum up the outlines of features made of pixels; `sums` (n, 6) is filled.
+
+    Feature i has the rings ``feature_rings[i]:feature_rings[i + 1]`` of closed `coords` (row,
+    col). Columns: row and col of the centre of its area; length of its outline along columns
+    (running north-south) and along rows; row and col of the centre of its outline.
+    """
+    for i in range(feature_rings.size - 1):
+        first = ring_offsets[feature_rings[i]]
+        row0, col0 = coords[first, 0], coords[first, 1]
+        area = row_moment = col_moment = south = east = outline_row = outline_col = 0.0
+        for ring in range(feature_rings[i], feature_rings[i + 1]):
+            r, c = 0.0, 0.0
+            for k in range(ring_offsets[ring], ring_offsets[ring + 1]):
+                r2, c2 = float(coords[k, 0] - row0), float(coords[k, 1] - col0)
+                if k > ring_offsets[ring]:
+                    length = abs(r2 - r) + abs(c2 - c)
+                    south += abs(r2 - r)
+                    east += abs(c2 - c)
+                    outline_row += length * (r + r2)
+                    outline_col += length * (c + c2)
+                    # strips between the row axis and each north-south edge (Green's theorem)
+                    area += c * (r2 - r)
+                    col_moment += c * c * (r2 - r)
+                    row_moment += c * (r2 - r) * (r + r2)
+                r, c = r2, c2
+        sums[i, 0] = row0 + row_moment / (2 * area)
+        sums[i, 1] = col0 + col_moment / (2 * area)
+        sums[i, 2], sums[i, 3] = south, east
+        sums[i, 4] = row0 + outline_row / (2 * (south + east))
+        sums[i, 5] = col0 + outline_col / (2 * (south + east))
+
+
+@numba.njit(cache=True, nogil=True)
+def write_wkb(
+    coord_bytes: Marks,
+    ring_offsets: Longs,
+    polygon_offsets: Longs,
+    multi_offsets: Longs,
+    wkb: Marks,
+) -> None:
+    """Write little-endian WKB MultiPolygons one behind the other into `wkb`; 16 bytes a vertex."""
+    at = 0
+    for i in range(multi_offsets.size - 1):
+        at = _wkb_head(wkb, at, 6, multi_offsets[i + 1] - multi_offsets[i])
+        for p in range(multi_offsets[i], multi_offsets[i + 1]):
+            at = _wkb_head(wkb, at, 3, polygon_offsets[p + 1] - polygon_offsets[p])
+            for r in range(polygon_offsets[p], polygon_offsets[p + 1]):
+                at = _wkb_count(wkb, at, ring_offsets[r + 1] - ring_offsets[r])
+                for k in range(16 * ring_offsets[r], 16 * ring_offsets[r + 1]):
+                    wkb[at] = coord_bytes[k]
+                    at += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _wkb_head(wkb: Marks, at: int, kind: int, count: int) -> int:
+    wkb[at] = 1  # little-endian
+    at = _wkb_count(wkb, at + 1, kind)
+    return _wkb_count(wkb, at, count)
+
+
+@numba.njit(cache=True, nogil=True)
+def _wkb_count(wkb: Marks, at: int, count: int) -> int:
+    for shift in range(4):
+        wkb[at + shift] = (count >> (8 * shift)) & 255
+    return at + 4

@@ -16,11 +16,13 @@ def thing_labels(semantic: npt.NDArray[np.uint8], instance: Ints) -> Ints:
     The negative labels are not traced, but tell the tracer where a neighbour changes, so that
     things and stuff traced apart still share every vertex. Nodata stays 0.
     """
-    return np.where(instance > 0, instance, -semantic.astype(np.int32))
+    labels = np.negative(semantic, dtype=np.int32)
+    np.copyto(labels, instance, where=instance > 0)
+    return labels
 
 
 def stuff_labels(semantic: npt.NDArray[np.uint8], instance: Ints, schema: LabelSchema) -> Ints:
-    """Return the labels whose 'part' groups are stuff: class ids; minus 256 - id for a thing.
+    """Return the labels whose 'part' groups are stuff: class ids; -256 - instance id for a thing.
 
     Void (and a class that is no stuff) is minus its class id, nodata 0.
     """
@@ -28,5 +30,6 @@ def stuff_labels(semantic: npt.NDArray[np.uint8], instance: Ints, schema: LabelS
     for spec in schema.stuff:
         to_label[spec.id] = spec.id
     to_label[NODATA] = 0
-    labels = to_label[semantic]
-    return np.where(instance > 0, -256 - instance, labels)
+    labels = to_label.take(semantic)
+    np.subtract(-256, instance, out=labels, where=instance > 0)
+    return labels

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from geopanoptic.georef import metre_frame
+from geopanoptic.georef import GeoRef, metre_frame
+from geopanoptic.polygons import kernels
+from geopanoptic.polygons.batch import PolygonBatch
 
 Floats = npt.NDArray[np.float64]
 Longs = npt.NDArray[np.int64]
@@ -69,6 +71,66 @@ def measure(geometry: Geometries, crs_wkt: str | None, *, rectangles: bool = Tru
         local = _to_metres(coords, centre, frame, points)
         sides = _rectangle(shapely.set_coordinates(geometry.copy(), local))
     return Measures(area, perimeter, *sides, _compactness(area, perimeter), points - n_rings, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class MetreMap:
+    """True metres per pixel over a scene: frames at knots of a coarse grid, bilinear between.
+
+    With knots 1024 px apart (at most 257 each way) the error is (knot distance / earth radius)^2
+    / 8: 1e-9 for half a kilometre, 2e-5 on a raster of the whole globe.
+    """
+
+    rows: Floats
+    cols: Floats
+    frames: Floats
+
+    @classmethod
+    def of(cls, georef: GeoRef) -> MetreMap:
+        """Make the map of a scene that has metres."""
+        rows, cols = (np.linspace(0, n, min(-(-n // 1024) + 1, 257)) for n in georef.shape)
+        x, y = georef.xy(rows[:, None], cols[None, :])
+        t = georef.transform
+        per_pixel = np.array([[t.b, t.a], [t.e, t.d]])  # columns: one row down, one column right
+        return cls(rows, cols, metre_frame(georef.crs or "", x, y) @ per_pixel)
+
+    def at(self, row: Floats, col: Floats) -> Floats:
+        """Return frames (n, 2, 2): ``frame @ (rows, cols) = (east, north)`` in metres."""
+        i = np.clip(np.searchsorted(self.rows, row) - 1, 0, len(self.rows) - 2)
+        j = np.clip(np.searchsorted(self.cols, col) - 1, 0, len(self.cols) - 2)
+        u = ((row - self.rows[i]) / (self.rows[i + 1] - self.rows[i]))[:, None, None]
+        v = ((col - self.cols[j]) / (self.cols[j + 1] - self.cols[j]))[:, None, None]
+        f = self.frames
+        top, bottom = (f[k, j] * (1 - v) + f[k, j + 1] * v for k in (i, i + 1))
+        made: Floats = top * (1 - u) + bottom * u
+        return made
+
+
+def measure_pixels(
+    batch: PolygonBatch, metres: MetreMap | None, *, rectangles: bool = True
+) -> Measures:
+    """Measure traced polygons from their pixels: as `measure` does their geometry, but faster.
+
+    `metres` of the scene, or None when it has no CRS.
+    """
+    n, nan = len(batch), np.full(len(batch), np.nan)
+    sums = np.empty((n, 6))
+    rings = batch.polygon_offsets[batch.multi_offsets]
+    kernels.outline_sums(batch.coords, batch.ring_offsets, rings, sums)
+    counts = (batch.n_vertices, batch.n_parts)
+    if metres is None or not n:
+        round_ = _compactness(batch.area_px.astype(float), sums[:, 2] + sums[:, 3])
+        return Measures(nan, nan, nan, nan, nan, round_, *counts)
+    frame = metres.at(sums[:, 0], sums[:, 1])
+    area = batch.area_px * np.abs(np.linalg.det(frame))
+    steps = np.linalg.norm(metres.at(sums[:, 4], sums[:, 5]), axis=1)  # of a row, of a column
+    perimeter = (sums[:, 2:4] * steps).sum(axis=1)
+    sides = (nan, nan, nan)
+    if rectangles:
+        points = np.diff(batch.coord_offsets)
+        local = _to_metres(batch.coords.astype(float), sums[:, :2], frame, points)
+        sides = _rectangle(batch.with_coords(local))
+    return Measures(area, perimeter, *sides, _compactness(area, perimeter), *counts)
 
 
 def _to_metres(coords: Floats, centre: Floats, frame: Floats, points: Longs) -> Floats:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from geopanoptic.polygons.batch import PolygonBatch
+from geopanoptic.polygons.batch import PolygonBatch, ranges
 
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -58,12 +58,6 @@ class Rings:
             columns = [getattr(rings, f.name)[a:b] for f in fields(self)[1:]]
             out.append((group, Rings(rings.coords[offsets[a] : offsets[b]], *columns)))
         return out
-
-
-def ranges(begin: Longs, length: Longs) -> Longs:
-    """Return ``concatenate([arange(b, b + n) for b, n in zip(begin, length)])``, vectorised."""
-    shift = begin - (np.cumsum(length) - length)
-    return np.repeat(shift, length) + np.arange(int(length.sum()))
 
 
 def close(rings: Rings, scene_width: int) -> Rings:

@@ -26,7 +26,7 @@ class LayerSpec:
         fields = [pa.field(name, kind) for name, kind in self.columns]
         if self.geometry_type is not None:
             meta = {"ARROW:extension:name": "geoarrow.wkb"}
-            fields.append(pa.field(GEOMETRY, pa.binary(), metadata=meta))
+            fields.append(pa.field(GEOMETRY, pa.large_binary(), metadata=meta))
         return pa.schema(fields)
 
     @classmethod

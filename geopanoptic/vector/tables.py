@@ -6,22 +6,23 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import shapely
 
 from geopanoptic.errors import ConfigError, StoreError
 from geopanoptic.georef import GeoRef
-from geopanoptic.polygons import Measures, PolygonBatch, measure
+from geopanoptic.polygons import Measures, MetreMap, PolygonBatch, measure_pixels
 from geopanoptic.schema import LabelSchema
 from geopanoptic.segments import SegmentTable
-from geopanoptic.vector.specs import RUN, STUFF, THINGS, LayerSpec
+from geopanoptic.vector.specs import GEOMETRY, RUN, STUFF, THINGS, TIME, LayerSpec
 
 Columns = dict[str, Any]
-Geometries = npt.NDArray[np.object_]
+
+_MOST_ROWS = 16_384  # of one Arrow batch, so that a block full of noise stays a small piece
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class TableContext:
             self.georef.need_metres("a least area (--min-area)")
         object.__setattr__(self, "scene_date", _as_utc(self.scene_date))
 
-    @property
-    def crs_wkt(self) -> str | None:
-        """The CRS to measure in; None when metres are not known."""
-        return self.georef.crs if self.georef.has_metres else None
+    @cached_property
+    def metres(self) -> MetreMap | None:
+        """What a pixel measures where; None when metres are not known."""
+        return MetreMap.of(self.georef) if self.georef.has_metres else None
 
     def wanted(self, class_id: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Tell which class ids are to be kept."""
@@ -71,26 +72,19 @@ def things_table(
     things = segments.things
     things = things.take(np.argsort(things.id))
     for batch in batches:
-        row = np.searchsorted(things.id, batch.labels)
-        known = (
-            things.id[np.minimum(row, len(things) - 1)] == batch.labels if len(things) else row < 0
-        )
-        if not np.all(known):
-            lost = batch.labels[~known]
+        lost = batch.labels[~np.isin(batch.labels, things.id)]
+        if len(lost):
             raise StoreError(
                 f"{len(lost)} instance ids of the raster are not in the segment table "
                 f"(the first is {lost[0]}); the map is damaged, predict it anew"
             )
-        of = things.take(row)
+        of = things.take(np.searchsorted(things.id, batch.labels))
         keep = np.flatnonzero(context.wanted(of.class_id))
-        if not len(keep):
-            continue
-        geometry, of = batch.to_geometry(context.georef.transform)[keep], of.take(keep)
-        m = measure(geometry, context.crs_wkt)
+        of, kept = of.take(keep), batch.take(keep)
+        m = measure_pixels(kept, context.metres)
         columns: Columns = {
-            "instance_id": batch.labels[keep],
+            "instance_id": kept.labels,
             "score": of.score,
-            "pixel_count": batch.area_px[keep],
             "length_m": m.length_m,
             "width_m": m.width_m,
             "azimuth_deg": m.azimuth_deg,
@@ -101,7 +95,7 @@ def things_table(
             "n_tiles": of.n_tiles,
             "seam_agreement": of.seam_agreement,
         }
-        yield from _finish(THINGS, columns, (of.class_id, m, geometry), context)
+        yield from _finish(THINGS, columns, (of.class_id, m, kept), context)
 
 
 def stuff_table(batches: Iterable[PolygonBatch], context: TableContext) -> Iterator[pa.RecordBatch]:
@@ -111,18 +105,14 @@ def stuff_table(batches: Iterable[PolygonBatch], context: TableContext) -> Itera
     grid. `touches_edge` needs labels that are 0 only on nodata (`polygons.stuff_labels`).
     """
     for batch in batches:
-        keep = np.flatnonzero(context.wanted(batch.labels))
-        if not len(keep):
-            continue
-        geometry = batch.to_geometry(context.georef.transform)[keep]
-        m = measure(geometry, context.crs_wkt, rectangles=False)
+        kept = batch.take(np.flatnonzero(context.wanted(batch.labels)))
+        m = measure_pixels(kept, context.metres, rectangles=False)
         columns: Columns = {
-            "part_id": batch.first_px[keep] + 1,
-            "score": np.full(len(keep), np.nan, np.float32),
-            "pixel_count": batch.area_px[keep],
-            "touches_edge": batch.touches_edge[keep],
+            "part_id": kept.first_px + 1,
+            "score": np.full(len(kept), np.nan, np.float32),
+            "touches_edge": kept.touches_edge,
         }
-        yield from _finish(STUFF, columns, (batch.labels[keep], m, geometry), context)
+        yield from _finish(STUFF, columns, (kept.labels, m, kept), context)
 
 
 def run_table(record: Mapping[str, Any]) -> pa.RecordBatch:
@@ -135,38 +125,45 @@ def run_table(record: Mapping[str, Any]) -> pa.RecordBatch:
 def _finish(
     spec: LayerSpec,
     columns: Columns,
-    shared: tuple[npt.NDArray[Any], Measures, Geometries],
+    shared: tuple[npt.NDArray[Any], Measures, PolygonBatch],
     context: TableContext,
 ) -> Iterator[pa.RecordBatch]:
     """Add what both layers have, drop what is too small, and make the Arrow batch."""
-    class_id, m, geometry = shared
-    n = len(geometry)
-    names = np.zeros(256, object)
-    for c in context.schema.classes:
-        names[c.id] = c.name
+    class_id, m, batch = shared
+    n = len(batch)
+    names = [c.name for c in context.schema.classes]
+    place = np.searchsorted(context.schema.ids, class_id)
     columns |= {
         "class_id": class_id,
-        "class_name": names[class_id],
+        "class_name": pa.array(names, pa.string()).take(pa.array(place)),
         "area_m2": m.area_m2,
         "perimeter_m": m.perimeter_m,
+        "pixel_count": batch.area_px,
         "n_vertices": m.n_vertices,
-        "scene_date": [context.scene_date] * n,
-        "scene_id": [context.scene_id] * n,
-        "model": [context.model] * n,
-        "geom": shapely.to_wkb(geometry),
+        "scene_date": pa.repeat(pa.scalar(context.scene_date, TIME), n),
+        "scene_id": pa.repeat(pa.scalar(context.scene_id, pa.string()), n),
+        "model": pa.repeat(pa.scalar(context.model, pa.string()), n),
+        GEOMETRY: _wkb_array(*batch.to_wkb(context.georef.transform)),
     }
     schema = spec.arrow_schema
     arrays = [
-        pa.array(columns[f.name], from_pandas=True).cast(f.type)
-        if isinstance(columns[f.name], np.ndarray)
-        else pa.array(columns[f.name], f.type)
-        for f in schema
+        pa.array(values, from_pandas=True).cast(field.type)  # NaN is null in a file
+        if isinstance(values := columns[field.name], np.ndarray)
+        else values
+        for field in schema
     ]
     made = pa.RecordBatch.from_arrays(arrays, schema=schema)
     if context.min_area_m2 > 0:
         made = made.filter(pa.array(m.area_m2 >= context.min_area_m2))
-    if made.num_rows:
-        yield made
+    for start in range(0, made.num_rows, _MOST_ROWS):
+        yield made.slice(start, _MOST_ROWS)
+
+
+def _wkb_array(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> pa.Array:
+    """Wrap WKB bytes as an Arrow column without copying them; `binary` ends at 2 GB."""
+    n = len(offsets) - 1
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), n, buffers)
 
 
 def _as_utc(when: dt.date | str | None) -> dt.datetime | None:
