@@ -19,7 +19,7 @@ from rasterio.windows import Window as RasterWindow
 from geopanoptic.errors import SceneError, StoreError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
-from geopanoptic.raster.gdal import explain, gdal_env, open_raster
+from geopanoptic.raster.gdal import explain, gdal_env, no_place_is_fine, open_raster
 from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.source import Array
 from geopanoptic.raster.style import colour_table, write_pam, write_semantic_qml
@@ -61,8 +61,7 @@ class LabelWriter:
             "dtype": dtype,
             "nodata": nodata,
             "crs": georef.crs,
-            # a transform without CRS that only counts pixels is none
-            "transform": None if georef == GeoRef.of_pixels(georef.shape) else georef.transform,
+            "transform": georef.transform,
             "tiled": True,
             "blockxsize": BLOCK_PX,
             "blockysize": BLOCK_PX,
@@ -76,7 +75,8 @@ class LabelWriter:
     def __enter__(self) -> Self:
         with gdal_env(), _store_errors(self.path):
             profile = {k: v for k, v in self._profile.items() if v is not None}
-            self._dataset = rasterio.open(self.path, "w", **profile)
+            with no_place_is_fine():
+                self._dataset = rasterio.open(self.path, "w", **profile)
             if self._schema is not None:
                 self._dataset.write_colormap(1, colour_table(self._schema))
         return self

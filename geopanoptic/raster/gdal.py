@@ -108,10 +108,17 @@ def scene_errors(what: str, cure: str) -> Iterator[None]:
 _opening = threading.Lock()  # the filters of `warnings` belong to the process, not to a thread
 
 
-def open_raster(uri: str, driver: str | None, **options: Any) -> Any:
-    """Open a raster for reading on a handle of its own; no place on the ground is no warning."""
+@contextmanager
+def no_place_is_fine() -> Iterator[None]:
+    """Silence rasterio's warning about rasters that lie nowhere on the ground."""
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def open_raster(uri: str, driver: str | None, **options: Any) -> Any:
+    """Open a raster for reading on a handle of its own."""
+    with no_place_is_fine():
         return rasterio.open(uri, driver=driver, sharing=False, **options)
 
 

@@ -76,23 +76,22 @@ def resample(
     """
     out = np.zeros((array.shape[0], len(rows[0]), len(cols[0])), np.uint8)
     out_valid = np.ones(out.shape[1:], bool)
-    _resample(array, valid, bool(valid.all()), *rows, *cols, out, out_valid)
+    _resample(array, valid, rows, cols, out, out_valid)
     return out, out_valid
 
 
-_SIGNATURE = (
-    "void({0}[:,:,::1], b1[:,::1], b1, i8[::1], f4[:,::1], i8[::1], f4[:,::1],"
-    " u1[:,:,::1], b1[:,::1])"
-)
+_TAPS = "Tuple((i8[::1], f4[:,::1]))"
+_SIGNATURE = f"void({{}}[:,:,::1], b1[:,::1], {_TAPS}, {_TAPS}, u1[:,:,::1], b1[:,::1])"
 
 
 @numba.njit([_SIGNATURE.format("u1"), _SIGNATURE.format("f4")], nogil=True, cache=True)
-def _resample(  # type: ignore[no-untyped-def]  # noqa: C901
-    array, valid, all_valid, row_first, row_weight, col_first, col_weight, out, out_valid
-):
+def _resample(array, valid, rows, cols, out, out_valid):  # type: ignore[no-untyped-def]  # noqa: C901
     # Sums run in the order of the taps and are divided by the sum of the weights taken in the same
     # order, with or without a mask: that keeps the two branches equal to the last bit.
     bands, _, width = array.shape
+    all_valid = valid.all()
+    row_first, row_weight = rows
+    col_first, col_weight = cols
     line = np.empty(width, np.float32)
     seen = np.empty(width, np.float32)
     weight = np.empty(col_first.size, np.float32)
