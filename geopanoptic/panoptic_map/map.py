@@ -40,7 +40,7 @@ class PanopticMap:
     hold a class but no single objects. `score`: id -> score where the source's own table has
     them. `listed`: id -> class id of the segments a COCO table lists. `stuff_ids`: the instance
     raster also tells stuff segments apart (COCO). `things_only`: made from polygons, so void
-    pixels are background.
+    pixels are background. `loose_kinds`: thing or stuff is only guessed from the pixels.
     """
 
     name: str
@@ -55,6 +55,7 @@ class PanopticMap:
     listed_area: Mapping[int, int] = field(default_factory=dict)
     stuff_ids: bool = False
     things_only: bool = False
+    loose_kinds: bool = False
 
     @classmethod
     def open(cls, path: str | Path, like: GeoRef | None = None) -> PanopticMap:
@@ -263,7 +264,14 @@ def _open_rasters(
 
     source, georef = _raster_pair(Path(semantic), Path(instances) if instances else None)
     classes = schema or raster_schema(source, georef)
-    return PanopticMap(name, georef, MapInfo(classes), source, has_instances=instances is not None)
+    return PanopticMap(
+        name,
+        georef,
+        MapInfo(classes),
+        source,
+        has_instances=instances is not None,
+        loose_kinds=schema is None,
+    )
 
 
 def _from_coco(path: Path, schema: LabelSchema, image: CocoImage) -> PanopticMap:

@@ -1,0 +1,137 @@
+"""The walk over all pairs, block by block: in threads of this process or on a Dask cluster."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geopanoptic.contingency import Contingency
+from geopanoptic.errors import SceneError
+from geopanoptic.evaluate.pairing import ScenePair
+from geopanoptic.grid import TileGrid, Window
+from geopanoptic.metrics import ClassCode, PanopticCount, count_outlines, labels_of
+from geopanoptic.metrics.boundary import OUTSIDE
+from geopanoptic.workers import EngineSpec, open_engine
+
+_MERGE_EVERY = 8  # counts kept apart before they are added: adding is a sort
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """All blocks of all pairs, numbered through. `first[k]`: number of pair k's first block."""
+
+    pairs: tuple[ScenePair, ...]
+    block: int
+    first: tuple[int, ...]
+
+    @classmethod
+    def over(cls, pairs: tuple[ScenePair, ...], block: int) -> Walk:
+        """Cut every pair into blocks of `block` px."""
+        first = [0]
+        for pair in pairs:
+            first.append(first[-1] + len(TileGrid(pair.georef.shape, block, 0)))
+        return cls(pairs, block, tuple(first))
+
+    def __len__(self) -> int:
+        return self.first[-1]
+
+    def place(self, key: int) -> tuple[int, Window]:
+        """Return (pair number, window) of a block number."""
+        k = bisect_right(self.first, key) - 1
+        grid = TileGrid(self.pairs[k].georef.shape, self.block, 0)
+        return k, grid.tile(key - self.first[k]).core
+
+
+@dataclass(frozen=True, slots=True)
+class SceneCount:
+    """What one pair's blocks add up to: the count, and the outlines' count when asked for."""
+
+    count: PanopticCount
+    outline: Contingency
+
+
+def count_block(walk: Walk, key: int) -> dict[str, Any]:
+    """Count one block; the result is a small table, never pixels."""
+    k, core = walk.place(key)
+    pair = walk.pairs[k]
+    d = pair.boundary_px
+    seen = core.grown(d).clipped(pair.georef.shape)
+    truth, pred = pair.truth.source.read(seen), pair.pred.source.read(seen)
+    inner = core.within(seen).slices
+    count = PanopticCount.of(
+        (truth[0][inner], truth[1][inner]),
+        (pred[0][inner], pred[1][inner]),
+        pair.sides,
+        (core.row, core.col),
+    )
+    outline = Contingency.empty()
+    if d:
+        outline = count_outlines(
+            _padded(truth, pair.sides.truth, core.grown(d), seen),
+            _padded(pred, pair.sides.pred, core.grown(d), seen),
+            d,
+        )
+    return {"count": count, "outline": outline}
+
+
+def _padded(
+    side: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]],
+    code: ClassCode,
+    wanted: Window,
+    seen: Window,
+) -> npt.NDArray[np.uint32]:
+    """Return the labels of the wanted window; OUTSIDE where it reaches beyond the frame."""
+    return np.pad(
+        labels_of(*side, code),
+        (
+            (seen.row - wanted.row, wanted.row_stop - seen.row_stop),
+            (seen.col - wanted.col, wanted.col_stop - seen.col_stop),
+        ),
+        constant_values=OUTSIDE,
+    )
+
+
+def count_pairs(
+    walk: Walk, engine: EngineSpec, progress: Progress | None = None
+) -> list[SceneCount]:
+    """Count all pairs; tables are added as they come, so memory does not grow with the area.
+
+    Raises what the blocks raise: SceneError for a file that cannot be read, SchemaError for
+    labels no schema knows. A figure from a part of the scene would be wrong, so none is made.
+    """
+    counts: list[list[PanopticCount]] = [[] for _ in walk.pairs]
+    outlines: list[list[Contingency]] = [[] for _ in walk.pairs]
+    done = 0
+
+    def settle(key: int, result: dict[str, Any]) -> None:
+        nonlocal done
+        k, core = walk.place(key)
+        counts[k].append(result["count"])
+        outlines[k].append(result["outline"])
+        if len(counts[k]) >= _MERGE_EVERY:
+            counts[k][:] = [PanopticCount.sum(counts[k])]
+            outlines[k][:] = [Contingency.sum(outlines[k])]
+        done += core.area_px
+        if progress is not None:
+            progress("count", done, total)
+
+    total = sum(p.georef.shape[0] * p.georef.shape[1] for p in walk.pairs)
+    with open_engine(engine) as running:
+        failures = running.run(partial(count_block, walk), range(len(walk)), settle)
+    if failures:
+        raise SceneError(
+            f"{len(failures)} of {len(walk)} blocks could not be counted; the first: "
+            f"{failures[0].cause}"
+        )
+    return [
+        SceneCount(PanopticCount.sum(c), Contingency.sum(o))
+        for c, o in zip(counts, outlines, strict=True)
+    ]
