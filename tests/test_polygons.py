@@ -11,7 +11,7 @@ import pytest
 import rasterio.features
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from geopanoptic.georef import GeoRef
@@ -105,7 +105,6 @@ def structured() -> dict[str, Ints]:
 STRUCTURED = structured()
 
 
-@settings(max_examples=100, deadline=None)
 @given(noise(), st.integers(1, 19), st.sampled_from(GROUPS))
 def test_no_block_grid_changes_a_vertex(labels: Ints, block: int, group: Group) -> None:
     assert features(labels, block, group) == features(labels, 64, group)
@@ -116,11 +115,10 @@ def test_no_block_grid_changes_a_vertex(labels: Ints, block: int, group: Group) 
 def test_structured_maps_come_out_the_same_in_every_block_grid(name: str, group: Group) -> None:
     labels = STRUCTURED[name]
     whole = features(labels, 64, group)
-    for block in (1, 2, 3, 7, 8, 13, 32):
+    for block in (2, 3, 7, 13, 32):
         assert features(labels, block, group) == whole, block
 
 
-@settings(max_examples=100, deadline=None)
 @given(noise(), st.integers(1, 40), st.sampled_from(GROUPS))
 def test_burnt_again_the_polygons_give_the_raster(labels: Ints, block: int, group: Group) -> None:
     found = shapes(features(labels, block, group))
@@ -134,7 +132,6 @@ def test_burnt_again_the_polygons_give_the_raster(labels: Ints, block: int, grou
     np.testing.assert_array_equal(burnt, positive)
 
 
-@settings(max_examples=60, deadline=None)
 @given(noise(), st.integers(1, 19), st.sampled_from(GROUPS))
 def test_polygons_are_valid_and_leave_no_gap(labels: Ints, block: int, group: Group) -> None:
     found = features(labels, block, group)
@@ -146,7 +143,6 @@ def test_polygons_are_valid_and_leave_no_gap(labels: Ints, block: int, group: Gr
     assert sum(areas) == np.count_nonzero(labels > 0)  # type: ignore[call-overload]
 
 
-@settings(max_examples=60, deadline=None)
 @given(noise(), st.integers(1, 19))
 def test_outlines_are_gdals_where_no_node_is_added(labels: Ints, block: int) -> None:
     labels = np.maximum(labels, 0)
@@ -241,7 +237,6 @@ def test_coordinates_come_from_whole_numbers_by_one_formula() -> None:
         np.testing.assert_array_equal(batch.to_xy(transform), np.stack([x, y], axis=1))
 
 
-@settings(max_examples=40, deadline=None)
 @given(noise(), st.integers(1, 19), st.sampled_from(GROUPS))
 def test_wkb_is_shapelys_byte_for_byte(labels: Ints, block: int, group: Group) -> None:
     transform = Affine(0.3, 0, 5e5, 0, -0.3, 6e6)
@@ -251,7 +246,6 @@ def test_wkb_is_shapelys_byte_for_byte(labels: Ints, block: int, group: Group) -
         assert ours == list(shapely.to_wkb(batch.to_geometry(transform), byte_order=1))
 
 
-@settings(max_examples=40, deadline=None)
 @given(noise(), st.data())
 def test_taking_rows_of_a_batch_takes_their_geometry(labels: Ints, data: st.DataObject) -> None:
     for batch in traced(labels, 64, "id"):

@@ -20,6 +20,7 @@ from geopanoptic.errors import ConfigError, StoreError
 from geopanoptic.schema import LabelSchema
 from geopanoptic.vector.geopackage import Layers, describe, publish, space_left, write_gpkg
 from geopanoptic.vector.specs import GEOMETRY, LayerSpec
+from geopanoptic.vector.streaming import Stream
 from geopanoptic.vector.styles import Style
 
 SUFFIXES = (".gpkg", ".parquet", ".fgb", ".geojson")
@@ -117,18 +118,10 @@ def _write_ogr(
         ".fgb": ("FlatGeobuf", {"SPATIAL_INDEX": "YES"}),
         ".geojson": ("GeoJSON", {"RFC7946": "YES", "COORDINATE_PRECISION": "7"}),
     }[suffix]
-    rows = 0
-
-    def counted() -> Iterator[pa.RecordBatch]:
-        nonlocal rows
-        for batch in batches:
-            rows += batch.num_rows
-            yield batch
-
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), Stream(spec, batches) as stream:
         warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
         pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(spec.arrow_schema, counted()),
+            stream.reader(),
             path,
             driver=driver,
             layer=spec.name,
@@ -137,7 +130,7 @@ def _write_ogr(
             crs=crs_wkt,
             layer_options=options,
         )
-    return rows
+    return stream.rows
 
 
 def _write_parquet(
@@ -147,24 +140,27 @@ def _write_parquet(
     box = pa.struct([(name, pa.float64()) for name in _BBOX])
     fields = [f.remove_metadata() for f in spec.arrow_schema]
     schema = pa.schema([*fields, pa.field("bbox", box)])
-    rows, waiting, bounds = 0, 0, np.array([np.inf, np.inf, -np.inf, -np.inf])
+    waiting, bounds = 0, np.array([np.inf, np.inf, -np.inf, -np.inf])
     held: list[pa.RecordBatch] = []
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in batches:
+    with (
+        Stream(spec, batches) as stream,
+        pq.ParquetWriter(path, schema, compression="zstd") as writer,
+    ):
+        for batch in stream:
             boxes = shapely.bounds(shapely.from_wkb(batch.column(GEOMETRY).to_numpy(False)))
             bounds[:2] = np.fmin(bounds[:2], boxes[:, :2].min(axis=0, initial=np.inf))
             bounds[2:] = np.fmax(bounds[2:], boxes[:, 2:].max(axis=0, initial=-np.inf))
             corners = pa.StructArray.from_arrays([pa.array(c) for c in boxes.T], fields=list(box))
             held.append(pa.RecordBatch.from_arrays([*batch.columns, corners], schema=schema))
-            rows, waiting = rows + batch.num_rows, waiting + batch.num_rows
+            waiting += batch.num_rows
             if waiting >= _ROW_GROUP:
                 writer.write_table(pa.Table.from_batches(held), row_group_size=_ROW_GROUP)
                 held, waiting = [], 0
         if held:
             writer.write_table(pa.Table.from_batches(held), row_group_size=_ROW_GROUP)
-        about = _geo_metadata(spec, crs_wkt, bounds.tolist() if rows else None)
+        about = _geo_metadata(spec, crs_wkt, bounds.tolist() if stream.rows else None)
         writer.add_key_value_metadata({"geo": json.dumps(about)})
-    return rows
+    return stream.rows
 
 
 def _geo_metadata(

@@ -17,6 +17,7 @@ import pyogrio
 from geopanoptic.errors import StoreError, nearest_name
 from geopanoptic.schema import LabelSchema
 from geopanoptic.vector.specs import GEOMETRY, KNOWN, LayerSpec
+from geopanoptic.vector.streaming import Stream
 from geopanoptic.vector.styles import Style, default_styles
 
 Layers = Mapping[str | LayerSpec, Iterable[pa.RecordBatch]]
@@ -99,7 +100,7 @@ def _read_parquet(path: str | os.PathLike[str]) -> Any:
     import geopandas
 
     try:
-        return geopandas.read_parquet(path)
+        return geopandas.read_parquet(path).rename_geometry("geometry")
     except (OSError, ValueError) as why:
         raise StoreError(f"cannot read polygons from {path}: {why}") from why
 
@@ -130,23 +131,11 @@ def _write_layer(
     path: Path, spec: LayerSpec, batches: Iterator[pa.RecordBatch], crs_wkt: str | None
 ) -> int:
     """Stream one layer in a single transaction; return how many rows it was given."""
-    rows = 0
-
-    def counted() -> Iterator[pa.RecordBatch]:
-        nonlocal rows
-        for batch in batches:
-            rows += batch.num_rows
-            # A batch whose types differ from the stream's would crash GDAL, not raise.
-            columns = [batch.column(f.name).cast(f.type) for f in schema]
-            yield pa.RecordBatch.from_arrays(columns, schema=schema)
-
-    schema = spec.arrow_schema
-    reader = pa.RecordBatchReader.from_batches(schema, counted())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), Stream(spec, batches) as stream:
         # a scene without CRS is told so by its empty _m2 columns; GDAL need not say it again
         warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
         pyogrio.write_arrow(
-            reader,
+            stream.reader(),
             path,
             driver="GPKG",
             layer=spec.name,
@@ -156,7 +145,7 @@ def _write_layer(
             # QGIS 3.22 (GDAL 3.6) warns on 1.4, which GDAL 3.12 would write
             dataset_options={} if path.exists() else {"VERSION": "1.3"},
         )
-    return rows
+    return stream.rows
 
 
 def _add_styles(db: sqlite3.Connection, styles: Mapping[str, Style]) -> None:
