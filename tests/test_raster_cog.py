@@ -50,8 +50,8 @@ def classes(height: int, width: int) -> np.ndarray:
     return labels
 
 
-def written(path: Path, labels: np.ndarray, schema: LabelSchema | None = None) -> Path:
-    with LabelWriter(path, georef(*labels.shape), labels.dtype.name, 0, schema) as writer:
+def written(path: Path, labels: np.ndarray) -> Path:
+    with LabelWriter(path, georef(*labels.shape), labels.dtype.name) as writer:
         for tile in TileGrid(labels.shape, 512, 0):
             writer.write(tile.core, labels[tile.core.slices])
     return path
@@ -66,7 +66,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarra
     blocks = np.kron(np.arange(69 * 82).reshape(69, 82) + 70_000, np.ones((16, 16), int))
     instances = np.where(things, blocks[:1100, :1300], 0).astype(np.int32)
     publish_cog(
-        written(folder / "s.part.tif", semantic, SCHEMA),
+        written(folder / "s.part.tif", semantic),
         folder / "semantic.tif",
         overviews="mode",
         palette=SCHEMA,
@@ -89,6 +89,9 @@ def test_what_is_published_is_what_was_written(
     assert reader.georef.transform == UTM
     window = Window(500, 600, 100, 90)
     assert np.array_equal(reader.read(window), instances[window.slices])
+    with LabelReader(folder / "semantic.tif") as opened:
+        assert np.array_equal(opened.read(window), semantic[window.slices])
+    assert np.array_equal(opened.read(window), semantic[window.slices]), "opens again"
 
 
 def test_published_rasters_are_valid_cogs(published: tuple[Path, np.ndarray, np.ndarray]) -> None:
@@ -144,7 +147,7 @@ def test_names_full_of_markup_stay_names(tmp_path: Path) -> None:
     schema = LabelSchema((ClassSpec(3, "<b>&\"'é</b> ../x", "stuff", "#010203"),))
     labels = np.full((20, 20), 3, np.uint8)
     publish_cog(
-        written(tmp_path / "p.tif", labels, schema), tmp_path / "s.tif",
+        written(tmp_path / "p.tif", labels), tmp_path / "s.tif",
         overviews="mode", palette=schema,
     )  # fmt: skip
     name = schema.classes[0].name
@@ -221,10 +224,10 @@ def test_an_error_while_writing_leaves_no_file(tmp_path: Path) -> None:
 def test_a_copy_that_differs_is_never_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = written(tmp_path / "p.tif", classes(700, 700), SCHEMA)
+    source = written(tmp_path / "p.tif", classes(700, 700))
     other = classes(700, 700)
     other[650, 3] ^= 1
-    wrong = written(tmp_path / "wrong.tif", other, SCHEMA)
+    wrong = written(tmp_path / "wrong.tif", other)
     real = rasterio.shutil.copy
     monkeypatch.setattr(rasterio.shutil, "copy", lambda _src, dst, **kw: real(wrong, dst, **kw))
     with pytest.raises(StoreError, match="pixels differ"):
@@ -237,7 +240,7 @@ def test_a_copy_cut_short_by_a_full_disk_is_never_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: float
 ) -> None:
     """GDAL can lose the error of a write on a full disk; the file then just ends early."""
-    source = written(tmp_path / "p.tif", classes(1300, 1300), SCHEMA)
+    source = written(tmp_path / "p.tif", classes(1300, 1300))
     real = rasterio.shutil.copy
 
     def full_disk(src: object, dst: Path, **options: object) -> None:
@@ -340,7 +343,7 @@ def test_both_rasters_of_a_20_mpx_map_take_less_than_a_second_and_a_half(tmp_pat
     semantic = np.kron(classes(500, 625), np.ones((8, 8), np.uint8))
     instances = np.where(semantic <= 2, np.arange(semantic.size).reshape(semantic.shape) // 999, 0)
     start = time.perf_counter()
-    written(tmp_path / "s.tif", semantic, SCHEMA)
+    written(tmp_path / "s.tif", semantic)
     publish_cog(tmp_path / "s.tif", tmp_path / "a.tif", overviews="mode", palette=SCHEMA)
     written(tmp_path / "i.tif", instances.astype(np.int32))
     publish_cog(tmp_path / "i.tif", tmp_path / "b.tif", overviews="nearest")

@@ -22,7 +22,7 @@ from geopanoptic.grid import Window
 from geopanoptic.raster.gdal import explain, gdal_env, no_place_is_fine, open_raster
 from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.source import Array
-from geopanoptic.raster.style import colour_table, write_pam, write_semantic_qml
+from geopanoptic.raster.style import write_pam, write_semantic_qml
 from geopanoptic.schema import LabelSchema
 
 BLOCK_PX = 512
@@ -35,24 +35,17 @@ class LabelWriter:
     """Write a label raster window by window into a tiled GeoTIFF, with bounded memory.
 
     A context manager. `path` is a working file, not the product: `publish_cog` makes that. Windows
-    on multiples of 512 are fastest. Pixels never written are nodata. `schema` gives a uint8 raster
-    its colour table.
+    on multiples of 512 are fastest. Pixels never written are nodata.
 
     Raises StoreError when the disk is full or the file cannot be written; leaving the block on an
     error removes the file.
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        georef: GeoRef,
-        dtype: str,
-        nodata: float | None = 0,
-        schema: LabelSchema | None = None,
+        self, path: str | Path, georef: GeoRef, dtype: str, nodata: float | None = 0
     ) -> None:
         self.path = Path(path)
         self.georef = georef
-        self._schema = schema
         self._profile: dict[str, Any] = {
             "driver": "GTiff",
             "height": georef.shape[0],
@@ -77,8 +70,6 @@ class LabelWriter:
             profile = {k: v for k, v in self._profile.items() if v is not None}
             with no_place_is_fine():
                 self._dataset = rasterio.open(self.path, "w", **profile)
-            if self._schema is not None:
-                self._dataset.write_colormap(1, colour_table(self._schema))
         return self
 
     def write(self, window: Window, array: Array) -> None:
@@ -119,9 +110,9 @@ def publish_cog(
     """Copy a tiled label raster to a cloud-optimised GeoTIFF, verify it, then give it its name.
 
     `overviews`: 'mode' for classes, 'nearest' for ids (GDAL's own default, cubic, invents labels).
-    With a `palette` the COG carries the attribute table and category names in `.aux.xml`, and a
-    `.qml` style lies beside it. Every pixel is read back and compared, since GDAL does not report
-    every failed write on a full disk.
+    With a `palette` the COG carries a colour table, the attribute table and category names in
+    `.aux.xml`, and a `.qml` style lies beside it. Every pixel is read back and compared, since
+    GDAL does not report every failed write on a full disk.
 
     Raises StoreError; then nothing stands under the final names.
     """
@@ -163,6 +154,8 @@ def publish_cog(
 class LabelReader:
     """Read a one-band label raster window by window; picklable, one file handle per thread.
 
+    As a context manager it closes this thread's handle when it is left.
+
     Raises SceneError when the file is missing, damaged, rotated, or no one-band raster of whole
     numbers.
     """
@@ -181,6 +174,12 @@ class LabelReader:
                 f"'{path}' is rotated, and turning it would mix labels; warp it by nearest "
                 f"neighbour first: gdalwarp -r near '{path}' northup.tif"
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scene.close()
 
     @property
     def georef(self) -> GeoRef:

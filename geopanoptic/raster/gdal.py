@@ -152,12 +152,13 @@ def handle(key: object, opener: Callable[[], Any]) -> Iterator[Any]:
         _close(_handles.open.popitem(last=False)[1])
 
 
-def close_handles() -> None:
-    """Close all handles of this thread (before a source is deleted, or a test counts files)."""
-    while _handles.open:
-        _close(_handles.open.popitem()[1])
+def close_handle(key: object) -> None:
+    """Close this thread's handle for `key`, if it has one."""
+    if _handles.pid == os.getpid():
+        _close(_handles.open.pop(key, None))
 
 
 def _close(dataset: Any) -> None:
-    with suppress(Exception):
-        dataset.close()
+    if dataset is not None:
+        with suppress(Exception):
+            dataset.close()

@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp
 from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
-from geopanoptic.raster.gdal import gdal_env, is_remote, open_raster, scene_errors
+from geopanoptic.raster.gdal import close_handle, gdal_env, is_remote, open_raster, scene_errors
 from geopanoptic.raster.header import (
     band_name,
     check_header,
@@ -149,6 +149,11 @@ class Scene:
             np.copyto(array[:, *where], piece, where=seen)
             valid[where] |= seen
         return array, valid
+
+    def close(self) -> None:
+        """Close the files that reading from this thread has left open; reading opens them again."""
+        for part in self.parts:
+            close_handle(part.source)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this scene from another, for the job's manifest.

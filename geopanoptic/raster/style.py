@@ -26,20 +26,21 @@ def legend(schema: LabelSchema) -> tuple[Row, ...]:
     return (NODATA, "nodata", (0, 0, 0), 0), *classes, (VOID, "void", _VOID_RGB, 255)
 
 
-def colour_table(schema: LabelSchema) -> dict[int, tuple[int, int, int, int]]:
-    """Return value -> (red, green, blue, alpha) for `rasterio`'s ``write_colormap``."""
-    return {value: (*rgb, alpha) for value, _, rgb, alpha in legend(schema)}
-
-
 def write_pam(path: Path, schema: LabelSchema) -> None:
-    """Write category names and the attribute table as GDAL's side file of `path` (.aux.xml)."""
+    """Write GDAL's side file (.aux.xml) with category names, colour and attribute tables.
+
+    The COG driver carries all three over from the side file of its source.
+    """
     root = Element("PAMDataset")
     band = SubElement(root, "PAMRasterBand", band="1")
-    names = SubElement(band, "CategoryNames")
+    names, colours = SubElement(band, "CategoryNames"), SubElement(band, "ColorTable")
     rows = legend(schema)
-    by_value = {value: name for value, name, _, _ in rows}
+    by_value = {value: (name, rgb, alpha) for value, name, rgb, alpha in rows}
     for value in range(max(by_value) + 1):
-        SubElement(names, "Category").text = by_value.get(value, "")
+        name, rgb, alpha = by_value.get(value, ("", (0, 0, 0), 255))
+        SubElement(names, "Category").text = name
+        entry = zip(("c1", "c2", "c3", "c4"), (*rgb, alpha), strict=True)
+        SubElement(colours, "Entry", {key: str(value) for key, value in entry})
     table = SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
     # GDALRATFieldType: 0 integer, 2 string; GDALRATFieldUsage: 5 min-max, 2 name, 6-9 r g b alpha
     fields = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8),
