@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geopanoptic.evaluate.run import Evaluation
 
 _COLUMNS = (
     ("class", None),
@@ -82,3 +86,137 @@ def table(result: Mapping[str, Any]) -> str:
     lines += ["", *headline(result)]
     lines += [f"Note: {warning}" for warning in result["warnings"]]
     return "\n".join(lines) + "\n"
+
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #eee}
+td:first-child,th:first-child{text-align:left}
+.bar{background:#eee;height:.9rem;width:20rem;position:relative}
+.bar i{display:block;height:100%;background:#2b83ba}
+.bar b{position:absolute;top:.3rem;height:.3rem;background:#0006}
+figure{display:inline-block;margin:.5rem;vertical-align:top}
+figure img{width:10rem;height:10rem;object-fit:contain;background:#f5f5f5;
+image-rendering:pixelated}
+figcaption{font-size:.8rem;max-width:10rem}
+.key{display:inline-block;width:.8rem;height:.8rem;margin:0 .3rem 0 .8rem}
+.note{color:#8a4b00}
+"""
+
+
+def page(found: Evaluation, image: str | None = None) -> str:
+    """Return a self-contained HTML page: no script, no link, every name escaped."""
+    result = found.result
+    names = ", ".join(
+        f"{scene['prediction']} against {scene['truth']}" for scene in result["scenes"][:5]
+    )
+    more = f" and {len(result['scenes']) - 5} more" if len(result["scenes"]) > 5 else ""
+    parts = [
+        "<!doctype html><html lang='en'><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width'>",
+        f"<title>Evaluation</title><style>{_STYLE}</style>",
+        "<h1>How good is the map?</h1>",
+        f"<p>{escape(names + more)}</p>",
+        *(f"<p>{escape(line)}</p>" for line in headline(result)),
+        *(f"<p class='note'>Note: {escape(line)}</p>" for line in result["warnings"]),
+        "<h2>Figures</h2>",
+        _table(rows_of(result)),
+        "<h2>Panoptic Quality by class</h2>",
+        _bars(result),
+    ]
+    if "by_size" in result:
+        parts += ["<h2>Things by size</h2>", _sizes(result["by_size"])]
+    if "confusion" in result:
+        parts += ["<h2>Which class became which (pixels)</h2>", _confusion(result["confusion"])]
+    parts += _pictures(found, image)
+    parts.append(
+        "<h2>How this was made</h2><table>"
+        + "".join(
+            f"<tr><td>{escape(str(key))}<td>{escape(str(value))}"
+            for key, value in {**result["parameters"], **result["versions"]}.items()
+        )
+        + "</table></html>\n"
+    )
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}" for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in rows[1:])
+    return f"<table><tr>{head}{body}</table>"
+
+
+def _bars(result: Mapping[str, Any]) -> str:
+    """Draw PQ per class, with its 95 % interval as a dark line."""
+    intervals = (result.get("ci95") or {}).get("per_class", {})
+    rows = []
+    for name, row in result["per_class"].items():
+        value = row.get("pq")
+        if value is None:
+            continue
+        within = intervals.get(name, {}).get("pq")
+        line = ""
+        if within:
+            left, width = 100 * within[0], 100 * (within[1] - within[0])
+            line = f"<b style='left:{left:.1f}%;width:{width:.1f}%'></b>"
+        rows.append(
+            f"<tr><td>{escape(name)}<td><div class='bar'><i style='width:{100 * value:.1f}%'></i>"
+            f"{line}</div><td>{value:.3f}"
+        )
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [["size", "true objects", "recall", "predicted", "precision", "mean IoU"]]
+    for row in rows:
+        high = row["to_m2"]
+        size = f"{row['from_m2']:g} .. {high:g}" if high else f"> {row['from_m2']:g}"
+        lines.append(
+            [
+                f"{size} m2",
+                shown(row["count_truth"]),
+                shown(row["recall"]),
+                shown(row["count_pred"]),
+                shown(row["precision"]),
+                shown(row["mean_iou"]),
+            ]
+        )
+    return _table(lines)
+
+
+def _confusion(confusion: Mapping[str, Any]) -> str:
+    """Draw the confusion of the classes that occur; rows are the truth, shaded by row share."""
+    names, pixels = confusion["classes"], confusion["pixels"]
+    used = [k for k in range(len(names)) if any(pixels[k]) or any(row[k] for row in pixels)]
+    head = "".join(f"<th>{escape(names[k])}" for k in used)
+    body = ""
+    for r in used:
+        total = sum(pixels[r]) or 1
+        cells = "".join(
+            f"<td style='background:rgba(43,131,186,{pixels[r][c] / total:.3f})'>{pixels[r][c]:,}"
+            for c in used
+        )
+        body += f"<tr><td>{escape(names[r])}{cells}"
+    return f"<table><tr><th>truth \\ map{head}{body}</table>"
+
+
+def _pictures(found: Evaluation, image: str | None) -> list[str]:
+    from geopanoptic.evaluate.chips import PRED_COLOR, TRUTH_COLOR, chips
+
+    if not found.scenes or "objects" not in found.result:
+        return []
+    keys = "".join(
+        f"<span class='key' style='background:rgb{color}'></span>{what}"
+        for color, what in ((TRUTH_COLOR, "truth"), (PRED_COLOR, "map"))
+    )
+    parts = ["<h2>The largest mistakes</h2>", f"<p>Outlines: {keys}</p>"]
+    for title, pictures in chips(found.scenes, image):
+        parts.append(f"<h3>{escape(title)}</h3>")
+        parts += [
+            f"<figure><img alt='{escape(chip.caption, quote=True)}' src='{chip.uri}'>"
+            f"<figcaption>{escape(chip.caption)}</figcaption></figure>"
+            for chip in pictures
+        ]
+    return parts

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geopanoptic.evaluate.pairing import MapLike, both_vector, make_pairs
+from geopanoptic.evaluate.polygons import PolygonScene, evaluate_polygons
 from geopanoptic.evaluate.scene import Scene
 from geopanoptic.evaluate.settings import EvaluateSettings
 from geopanoptic.evaluate.summary import summarise
@@ -42,10 +43,14 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` returns: `result` is the JSON object, `scenes` the counted pairs."""
+    """What `evaluate` returns: `result` is the JSON object, `scenes` the counted pairs.
+
+    Of two vector files there are `polygons` instead of counted pairs.
+    """
 
     result: dict[str, Any]
     scenes: tuple[Scene, ...] = field(default=(), repr=False)
+    polygons: tuple[PolygonScene, ...] = field(default=(), repr=False)
 
     def to_json(self) -> str:
         """Return the JSON text: the same bytes for any block size and number of workers."""
@@ -79,10 +84,8 @@ def evaluate(
     named = list(zip(preds, truths, strict=True))
     outputs.check()
     if both_vector(named):
-        from geopanoptic.evaluate.polygons import evaluate_polygons
-
-        found = evaluate_polygons(named, settings)
-        return _written(found, outputs)
+        result, compared = evaluate_polygons(_paths(named), settings)
+        return _written(Evaluation(result, polygons=tuple(compared)), outputs)
     pairs = make_pairs(named, settings)
     spec = engine or EngineSpec(threads=min(available_cores(), 4))
     counted = count_pairs(Walk.over(pairs.pairs, walk[0]), spec, walk[1])
@@ -93,6 +96,11 @@ def evaluate(
     return _written(Evaluation(summarise(scenes, pairs, settings), scenes), outputs)
 
 
+def _paths(named: Sequence[tuple[MapLike, MapLike]]) -> list[tuple[str | Path, str | Path]]:
+    """Return the pairs as paths, which pairs of vector files are."""
+    return [(p, t) for p, t in named if isinstance(p, str | Path) and isinstance(t, str | Path)]
+
+
 def _written(found: Evaluation, outputs: Outputs) -> Evaluation:
     if outputs.json is not None:
         with atomic_output(outputs.json, outputs.overwrite) as path:
@@ -101,7 +109,7 @@ def _written(found: Evaluation, outputs: Outputs) -> Evaluation:
         from geopanoptic.evaluate.errors_layer import write_errors
 
         with atomic_output(outputs.errors, outputs.overwrite) as path:
-            write_errors(path, found.scenes)
+            write_errors(path, found.scenes, found.polygons)
     if outputs.html is not None:
         from geopanoptic.evaluate.page import page
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from geopanoptic.evaluate.classes import CommonClasses
 from geopanoptic.evaluate.pairing import Pairs, ScenePair
 from geopanoptic.evaluate.settings import EvaluateSettings
 from geopanoptic.evaluate.walk import SceneCount
@@ -39,6 +40,7 @@ class Scene:
     counted: SceneCount
     overlap: Overlap
     settings: EvaluateSettings
+    classes: CommonClasses
     warnings: tuple[str, ...]
 
     @classmethod
@@ -54,7 +56,12 @@ class Scene:
             unseen_truth=unseen,
         )
         overlap = Overlap.of(counted.count, rules)
-        return cls(pair, counted, overlap, settings, tuple(warnings))
+        return cls(pair, counted, overlap, settings, pairs.classes, tuple(warnings))
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of prediction and truth."""
+        return self.pair.pred.name, self.pair.truth.name
 
     @cached_property
     def matched(self) -> Matching:

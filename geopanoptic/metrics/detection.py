@@ -35,17 +35,20 @@ class Chosen:
         return cls(truth_m2 >= least_m2, pred_m2 > least_m2)
 
 
-def match_objects(overlap: Overlap, threshold: float, chosen: Chosen | None = None) -> Matching:
+def match_objects(
+    overlap: Overlap, threshold: float, chosen: Chosen | None = None, *, unique: bool = True
+) -> Matching:
     """Match segments one to one at IoU > `threshold`, strictly; at any threshold in (0, 1).
 
     From 0.5 on matches are unique. Below, as many pairs as possible are matched and among those
     the ones of highest IoU, by assignment per component of the candidate graph. `chosen` leaves
-    the others out on both sides: they are no TP, FP or FN.
+    the others out on both sides: they are no TP, FP or FN. `unique` False: segments of one side
+    may overlap each other (polygons of a file), so that even above 0.5 partners can compete.
     """
     iou = overlap.iou()
     if chosen is not None:
         iou = np.where(chosen.truth[overlap.t] & chosen.pred[overlap.p], iou, 0.0)
-    if threshold >= 0.5:
+    if unique and threshold >= 0.5:
         found = match(overlap, iou, threshold)
     else:
         rows = np.flatnonzero(overlap.judged & (iou > threshold))

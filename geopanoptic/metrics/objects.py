@@ -53,7 +53,7 @@ def fates(matched: Matching) -> Fates:
     class holds more than half of it and of another truth object; *split*: two or more
     predictions of its class lie in it by more than half; else *missed*.
     Predictions: *matched*; *ignored*; *duplicate*: lies by more than half in a truth object of
-    its class; else *false*.
+    its class that another prediction matches, or that is split; else *false*.
     """
     o = matched.overlap
     n_t, n_p = len(o.truth), len(o.pred)
@@ -77,7 +77,7 @@ def fates(matched: Matching) -> Fates:
         "missed",
     )
     lies_in = np.zeros(n_p, bool)
-    lies_in[o.p[inside]] = True
+    lies_in[o.p[inside]] = (hit_t | split)[o.t[inside]]
     pred = np.select([hit_p, ~matched.fp, lies_in], ["matched", "ignored", "duplicate"], "false")
     best_t, partner_t = _best(o, o.t, o.pred, o.p, n_t)
     best_p, partner_p = _best(o, o.p, o.truth, o.t, n_p)
