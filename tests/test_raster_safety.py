@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -207,8 +209,67 @@ def test_settings_are_the_same_as_options_and_as_environment() -> None:
     assert options["VRT_NUM_THREADS"] == options["GDAL_NUM_THREADS"] == 1
     assert options["GTIFF_IGNORE_READ_ERRORS"] == "NO"
     assert options["GDAL_CACHEMAX"] == 64
-    assert gdal_environment() == {k: str(v) for k, v in options.items()}
-    assert gdal_settings(remote=True)["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
+    assert options.pop("CPL_VSIL_CURL_ALLOWED_EXTENSIONS") == ".none"
+    assert gdal_environment().items() >= {(k, str(v)) for k, v in options.items()}
+    assert "WMS" in gdal_environment()["GDAL_SKIP"].split()
+    remote = gdal_settings(remote=True)
+    assert remote["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
+    assert "CPL_VSIL_CURL_ALLOWED_EXTENSIONS" not in remote
+
+
+@pytest.mark.parametrize("suffix", [".msk", ".ovr"])
+def test_a_vrt_that_poses_as_the_mask_of_a_scene_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = write_raster(tmp_path / "a.tif", noise(1, 64, 64))
+    vrt(tmp_path / f"a.tif{suffix}", RAW_BAND, band=' subClass="VRTRawRasterBand"')
+    with pytest.raises(SceneError, match=r"is no TIFF; move it away"):
+        Scene.open(path)
+    with pytest.raises(SceneError, match=r"is no TIFF; move it away"):
+        Scene.open(vrt(tmp_path / "m.vrt", source("a.tif")))
+
+
+def test_a_scene_is_read_over_http(tmp_path: Path) -> None:
+    """From a server on this machine that answers ranges, as object stores do."""
+    array = noise(3, 300, 300)
+    write_raster(tmp_path / "a.tif", array, tiled=True, blockxsize=64, blockysize=64)
+    (tmp_path / "a.tif").rename(tmp_path / "s.tif")
+    served = (tmp_path / "s.tif").read_bytes()
+    asked: list[str] = []
+
+    class Ranges(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, *, body: bool) -> None:
+            asked.append(self.path)
+            first, last = 0, len(served) - 1
+            span = self.headers.get("Range")
+            if span:
+                low, high = span.removeprefix("bytes=").split("-")
+                first, last = int(low), min(int(high or last), last)
+            self.send_response(206 if span else 200)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(last - first + 1))
+            if span:
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(served)}")
+            self.end_headers()
+            if body:
+                self.wfile.write(served[first : last + 1])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        scene = Scene.open(f"http://127.0.0.1:{server.server_port}/s.tif")
+        pixels, _ = scene.read(Window(10, 20, 100, 110))
+        scene.close()
+        server.shutdown()
+    assert np.array_equal(pixels, array[:, 10:110, 20:130])
+    assert set(asked) == {"/s.tif"}, "no neighbour of the file is asked for"
+    assert scene.fingerprint()["members"][0]["size"] is None
 
 
 def test_a_remote_vrt_is_refused_without_asking_the_network() -> None:

@@ -50,15 +50,25 @@ _REMOTE: dict[str, str | int] = {
 }
 
 
+# A local scene has no business on the network, whatever a file beside it may name.
+_LOCAL: dict[str, str | int] = {"CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"}
+
+# Drivers that are nothing but network clients; GDAL reads this list from the environment only,
+# when a process loads it.
+_SKIP = (
+    "HTTP WMS WCS WMTS WFS OAPIF OGCAPI CSW STACIT STACTA PLMOSAIC PLSCENES EEDA EEDAI DAAS NGW "
+    "AMIGOCLOUD CARTO ELASTIC"
+)
+
+
 def gdal_settings(*, remote: bool = False, pam: bool = False) -> dict[str, str | int]:
     """Return the GDAL options to use as ``rasterio.Env(**gdal_settings())``.
 
-    `remote` adds those for object stores; `pam` lets GDAL read the .aux.xml file of a scene that
-    keeps its georeference or nodata value there (and of our own label rasters).
+    `remote` adds those for object stores, else the network is closed; `pam` lets GDAL read the
+    .aux.xml file of a scene that keeps its georeference or nodata value there (and of our own
+    label rasters).
     """
-    settings = dict(_SETTINGS)
-    if remote:
-        settings |= _REMOTE
+    settings = _SETTINGS | (_REMOTE if remote else _LOCAL)
     if pam:
         settings["GDAL_PAM_ENABLED"] = "YES"
     return settings
@@ -67,9 +77,10 @@ def gdal_settings(*, remote: bool = False, pam: bool = False) -> dict[str, str |
 def gdal_environment() -> dict[str, str]:
     """Return the same options as environment variables, for worker processes.
 
-    They must be in a worker's environment before it opens its first file.
+    They must be in a worker's environment before it opens its first file. Drivers that only speak
+    to web services are left out of such a process altogether.
     """
-    return {key: str(value) for key, value in _SETTINGS.items()}
+    return {key: str(value) for key, value in _SETTINGS.items()} | {"GDAL_SKIP": _SKIP}
 
 
 @contextmanager

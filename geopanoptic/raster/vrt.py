@@ -51,14 +51,14 @@ def driver_of(path: Path) -> str:
     if path.is_dir():
         raise SceneError(f"'{path}' is a folder; name the raster file in it")
     try:
-        with path.open("rb") as file:
-            head = file.read(512)
+        head = _head(path)
     except OSError as why:
         raise SceneError(f"'{path}' cannot be read ({why.strerror}); check its rights") from why
     if not head:
         raise SceneError(f"'{path}' is empty (0 bytes); download or copy it again")
     for magic, driver in _MAGIC:
         if head.startswith(magic):
+            _check_companions(path)
             return driver
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<VRTDataset"):
         return "VRT"
@@ -66,6 +66,28 @@ def driver_of(path: Path) -> str:
         f"'{path}' is not a raster geopanoptic reads (GeoTIFF, COG, JPEG2000, VRT, PNG, JPEG, "
         f"Erdas Imagine); convert it first: gdal_translate '{path}' scene.tif"
     )
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(512)
+
+
+def _check_companions(path: Path) -> None:
+    """Refuse overviews, masks and side files that are no rasters or name other files.
+
+    GDAL opens them with any driver, so a VRT called scene.tif.msk would do what a VRT may not.
+    """
+    for suffix in (".ovr", ".OVR", ".msk", ".MSK"):
+        beside = path.with_name(path.name + suffix)
+        if beside.is_file() and not _head(beside).startswith((b"II", b"MM")):
+            raise SceneError(
+                f"'{beside}' belongs to '{path.name}' but is no TIFF; move it away and build it "
+                f"again: gdaladdo -ro '{path}'"
+            )
+    beside = path.with_name(path.name + ".aux.xml")
+    if beside.is_file() and b"OVERVIEW_FILE" in beside.read_bytes():
+        raise SceneError(f"'{beside}' names another file as overviews; remove that entry")
 
 
 def check_vrt(path: Path, *, depth: int = 0) -> tuple[Path, ...]:
