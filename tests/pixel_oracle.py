@@ -5,6 +5,7 @@ It goes through the whole program, files and all: what comes out must be what wa
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from affine import Affine
+from rasterio.errors import NotGeoreferencedWarning
+from scenes import TREE, Truth, connected_pieces
 
 from geopanoptic.models import ModelCard
 from geopanoptic.models.segmenter import Segmented
 from geopanoptic.schema import LabelSchema
-from scenes import TREE, Truth, connected_pieces
 
 GSD_M = 0.3
 SPELLED = Affine(GSD_M, 0, 500_000, 0, -GSD_M, 5_000_000)
@@ -65,9 +67,7 @@ class PixelOracle:
         score = np.where(valid, 100 + red % 100, 255).astype(np.uint8)
         return Segmented(stuff, pieces, class_of, score)
 
-    def segment(
-        self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
-    ) -> list[Segmented]:
+    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
         fields = self.forward(chips)
         return [self.decode({"pixels": fields["pixels"][i]}, valid[i]) for i in range(len(chips))]
 
@@ -86,6 +86,8 @@ def spell(truth: Truth, path: Path, crs: str | None = "EPSG:32633", **profile: A
         "transform": SPELLED if crs else None, "photometric": "RGB",
     } | profile  # fmt: skip
     given = {k: v for k, v in given.items() if v is not None}
-    with rasterio.open(path, "w", **given) as scene:
-        scene.write(pixels.astype(np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **given) as scene:
+            scene.write(pixels.astype(np.uint8))
     return path

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 
 from geopanoptic.errors import SceneError
 from geopanoptic.predict.door import predict
@@ -59,5 +61,8 @@ def _write_scene(array: Any, path: Path) -> None:
         if array.rio.crs is not None:
             profile["transform"] = array.rio.transform()
     profile = {name: value for name, value in profile.items() if value is not None}
-    with rasterio.Env(GDAL_PAM_ENABLED=False), rasterio.open(path, "w", **profile) as scene:
-        scene.write(values)
+    with rasterio.Env(GDAL_PAM_ENABLED=False), warnings.catch_warnings():
+        # an array without a place on the ground is what the caller gave
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile) as scene:
+            scene.write(values)

@@ -208,7 +208,7 @@ def pad_to(pixels: npt.NDArray[Any], window: Window, nominal: Window) -> npt.NDA
 def _decode(
     plan: Plan, tile: Tile, fields: Mapping[str, npt.NDArray[Any]], valid: Mask, harvest: _Harvest
 ) -> None:
-    """Turn one tile's fields into its product: labels of the window, stuff and score of the core."""
+    """Turn a tile's fields into its product: labels of the window, stuff and score of the core."""
     rows, cols = tile.window.within(plan.grid.nominal_window(tile.index)).slices
     cropped = {name: a[..., rows, cols] for name, a in fields.items()}
     try:

@@ -80,9 +80,11 @@ def seam_region(plan: Plan, index: int) -> dict[str, Any]:
         if not labels.has(tile):
             continue
         mine = labels.product(tile)
-        for other in plan.grid.forward_neighbours(tile):
-            if labels.has(other):
-                tables.append(match_seam(mine, labels.product(other), plan.join_threshold))
+        tables += [
+            match_seam(mine, labels.product(other), plan.join_threshold)
+            for other in plan.grid.forward_neighbours(tile)
+            if labels.has(other)
+        ]
     store.put(index, pack(SeamTable.concatenate(tables), "seam"), {})
     return {"seams": len(tables)}
 

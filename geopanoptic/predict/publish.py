@@ -1,4 +1,4 @@
-"""Stage 5: turn the finished parts into the products that were asked for, each put in place whole."""
+"""Stage 5: turn the finished rasters into products, each put in place whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+
 from geopanoptic.panoptic_map import MapInfo, save_segments, write_map_json
 from geopanoptic.predict.finished import Finished
 from geopanoptic.predict.layers import write_layers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,17 +84,13 @@ def _regridded(rasters: Rasters, target: GeoRef) -> Iterator[Layers]:
             "--grid scene: the scene's own grid is rotated or in another reference system than "
             "the map's; leave the option out, the map is georeferenced anyway"
         )
-    with ExitStack() as files:
-        readers = [
-            files.enter_context(LabelReader(p))
-            for p in (rasters.semantic, rasters.instances, rasters.score)
-        ]
-        for row in range(0, target.shape[0], _SCENE_BLOCK):
-            for col in range(0, target.shape[1], _SCENE_BLOCK):
-                window = Window(row, col, _SCENE_BLOCK, _SCENE_BLOCK).clipped(target.shape)
-                rows, cols, needed = _nearest(window, source, target)
-                parts = [r.read(needed)[np.ix_(rows, cols)] for r in readers]
-                yield Layers(window, *parts)
+    readers = [LabelReader(p) for p in (rasters.semantic, rasters.instances, rasters.score)]
+    for row in range(0, target.shape[0], _SCENE_BLOCK):
+        for col in range(0, target.shape[1], _SCENE_BLOCK):
+            window = Window(row, col, _SCENE_BLOCK, _SCENE_BLOCK).clipped(target.shape)
+            rows, cols, needed = _nearest(window, source, target)
+            parts = [r.read(needed)[np.ix_(rows, cols)] for r in readers]
+            yield Layers(window, *parts)
 
 
 def _nearest(

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from geopanoptic.errors import ConfigError, TileError
+from geopanoptic.predict.finished import Finished, run_facts
 from geopanoptic.predict.infer import (
     infer_region,
     measured_speed,
     store_failed_region,
     warm_up,
 )
-from geopanoptic.predict.finished import Finished, run_facts
 from geopanoptic.predict.join import Ids, core_region, number_ids, resolve_ids, seam_region
 from geopanoptic.predict.plan import Plan, estimate, make_plan
 from geopanoptic.predict.publish import publish
@@ -189,7 +189,7 @@ def _infer(plan: Plan, execution: Execution, engine: Engine, record: RunRecord) 
     _retry_failed(plan)
     done = 0
 
-    def on_done(index: int, answer: dict[str, Any]) -> None:
+    def on_done(_index: int, answer: dict[str, Any]) -> None:
         nonlocal done
         done += answer["px"]
         for name, value in answer.get("seconds", {}).items():
