@@ -84,57 +84,34 @@ def layer_frame(panoptic: PanopticMap, layer: str) -> Any:
 def traced_frame(panoptic: PanopticMap, layer: str) -> Any:
     """Trace a layer from the pixels: exact outlines, one row per thing or per part of stuff.
 
-    Holds the whole layer and one raster of labels in memory: meant for maps that have no
-    panoptic.gpkg, which `geopanoptic export` writes without that limit.
+    The columns are those of panoptic.gpkg. Reads blocks of 2048 px; the frame itself is in memory.
     """
     import geopandas
+    import pyarrow as pa
     import shapely
-    from rasterio.features import shapes
 
-    classes, ids = panoptic.read(Window.whole(panoptic.georef.shape))
-    schema = panoptic.schema
-    kinds = np.zeros(256, bool)
-    kinds[[c.id for c in schema.classes if c.is_thing == (layer == "things")]] = True
-    chosen = kinds[classes]
-    labels = np.where(chosen, ids if layer == "things" else classes, 0).astype(np.int32)
-    # connectivity 4: with 8, parts that meet at a corner make invalid polygons
-    traced = list(
-        shapes(labels, mask=labels > 0, connectivity=4, transform=panoptic.georef.transform)
-    )
-    value = np.array([int(v) for _, v in traced], np.int64)
-    geometry = np.array([shapely.geometry.shape(g) for g, _ in traced], object)
-    crs = panoptic.georef.crs
+    from geopanoptic.polygons import stuff_labels, thing_labels, trace
+    from geopanoptic.vector import STUFF, THINGS, TableContext, stuff_table, things_table
+    from geopanoptic.vector.specs import GEOMETRY
+
+    schema, georef = panoptic.schema, panoptic.georef
+    thing = np.zeros(256, bool)
+    thing[[c.id for c in schema.things]] = True
+
+    def labels(window: Window) -> Any:
+        classes, ids = panoptic.read(window)
+        ids = np.where(thing[classes], ids, np.int32(0))  # COCO: stuff segments have ids too
+        if layer == "things":
+            return thing_labels(classes, ids)
+        return stuff_labels(classes, ids, schema)
+
+    context = TableContext(schema, georef, panoptic.date)
     if layer == "things":
-        value, geometry = _grouped(value, geometry)
-        table = panoptic.segment_table
-        order = np.argsort(table.id)
-        at = order[np.searchsorted(table.id[order], value)]
-        class_id = table.class_id[at].astype(int)
-        columns: dict[str, Any] = {
-            "instance_id": value,
-            "class_id": class_id,
-            "class_name": [schema.by_id(int(c)).name for c in class_id],
-            "score": table.score[at],
-            "area_m2": segment_areas_m2(table, panoptic.georef)[at],
-            "pixel_count": table.area_px[at],
-            "touches_edge": table.touches_edge[at],
-        }
+        traced = trace(labels, georef.shape, CHUNK, group="id")
+        batches, spec = things_table(traced, panoptic.segment_table, context), THINGS
     else:
-        columns = {
-            "part_id": np.arange(1, len(value) + 1),
-            "class_id": value,
-            "class_name": [schema.by_id(int(c)).name for c in value],
-        }
-    return geopandas.GeoDataFrame(columns, geometry=geometry, crs=crs)
-
-
-def _grouped(value: Any, geometry: Any) -> tuple[Any, Any]:
-    """Join the parts of one id to a MultiPolygon; ids sorted."""
-    import shapely
-
-    order = np.argsort(value, kind="stable")
-    value, geometry = value[order], geometry[order]
-    if len(value) == 0:
-        return value, geometry
-    unique, group = np.unique(value, return_inverse=True)
-    return unique, shapely.multipolygons(geometry, indices=group)
+        batches = stuff_table(trace(labels, georef.shape, CHUNK, group="part"), context)
+        spec = STUFF
+    frame = pa.Table.from_batches(list(batches), spec.arrow_schema).to_pandas()
+    geometry = shapely.from_wkb(frame.pop(GEOMETRY).to_numpy())
+    return geopandas.GeoDataFrame(frame, geometry=geometry, crs=georef.crs)

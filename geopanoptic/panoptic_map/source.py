@@ -38,6 +38,15 @@ def open_labels(path: str) -> Any:
         return rasterio.open(path)
 
 
+def _key(path: str) -> object:
+    """Name a handle by path, time and size: a file written anew is opened anew."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return "label", path  # not a local file: GDAL will say what is wrong
+    return "label", path, found.st_mtime_ns, found.st_size
+
+
 class LabelSource(Protocol):
     """Read a window as (class_id uint8, instance_id int32); it must lie inside the map."""
 
@@ -86,7 +95,7 @@ class RasterSource:
         with (
             gdal_env(),
             scene_errors(f"cannot read {window} of {path}", cure),
-            handle(("label", path), lambda: open_labels(path)) as dataset,
+            handle(_key(path), lambda: open_labels(path)) as dataset,
         ):
             values: npt.NDArray[Any] = dataset.read(1, window=part)
             return values
@@ -149,7 +158,7 @@ class CocoSource:
         with (
             gdal_env(),
             scene_errors(f"cannot read {self.png}", cure),
-            handle(("label", self.png), lambda: open_labels(self.png)) as dataset,
+            handle(_key(self.png), lambda: open_labels(self.png)) as dataset,
         ):
             if dataset.count < 3:
                 raise SceneError(
