@@ -316,7 +316,7 @@ def test_classes_and_least_area_choose_what_is_written() -> None:
 def test_an_instance_without_a_segment_is_an_error(tmp_path: Path) -> None:
     town = Town.build()
     broken = Town(town.semantic, town.instance, town.segments.take([0, 1, 2]), town.context)
-    with pytest.raises(StoreError, match=r"9 instance ids .* not in the segment table"):
+    with pytest.raises(StoreError, match=r"instance id \d+ .* not in the segment table"):
         write_gpkg(tmp_path / "a.gpkg", {"things": broken.things()}, UTM, SCHEMA)
     assert list(tmp_path.iterdir()) == []
 

@@ -32,24 +32,32 @@ def label_components(labels: Ints, padded: Ints) -> tuple[Ints, Longs]:
     h, w = labels.shape
     parent = np.empty(h * w + 1, np.int32)
     n = 0
+    above, above_part = np.zeros(w, np.int32), padded[0, 1:-1]
     for r in range(h):
+        row, part = labels[r], padded[r + 1, 1:-1]
+        left, k = 0, 0
+        joined = False  # the pixel on the left and the one above it are known to be one part
         for c in range(w):
-            v = labels[r, c]
+            v = row[c]
             if v <= 0:
-                padded[r + 1, c + 1] = v
-                continue
-            up = padded[r, c + 1] if r > 0 and labels[r - 1, c] == v else 0
-            if c > 0 and labels[r, c - 1] == v:
-                k = padded[r + 1, c]
-                if up > 0 and up != k:
-                    _unite(parent, k, up)
-            elif up > 0:
-                k = up
+                part[c] = v
+                joined = False
             else:
-                n += 1
-                k = np.int32(n)
-                parent[n] = k
-            padded[r + 1, c + 1] = k
+                is_up = above[c] == v
+                if v != left:
+                    joined = False
+                    if is_up:
+                        k = above_part[c]
+                    else:
+                        n += 1
+                        k = n
+                        parent[n] = k
+                elif is_up and not joined and above_part[c] != k:
+                    _unite(parent, k, above_part[c])
+                joined = is_up
+                part[c] = k
+            left = v
+        above, above_part = row, part
     parts = 0
     for k in range(1, n + 1):  # a parent is always smaller: it has its final number already
         if parent[k] == k:
@@ -59,12 +67,12 @@ def label_components(labels: Ints, padded: Ints) -> tuple[Ints, Longs]:
             parent[k] = parent[parent[k]]
     label, area = np.zeros(parts + 1, np.int32), np.zeros(parts + 1, np.int64)
     for r in range(h):
+        row, part = labels[r], padded[r + 1, 1:-1]
         for c in range(w):
-            v = padded[r + 1, c + 1]
-            if v > 0:
-                k = parent[v]
-                padded[r + 1, c + 1] = k
-                label[k] = labels[r, c]
+            if part[c] > 0:
+                k = parent[part[c]]
+                part[c] = k
+                label[k] = row[c]
                 area[k] += 1
     return label, area
 
@@ -300,3 +308,18 @@ def _wkb_count(wkb: Marks, at: int, count: int) -> int:
     for shift in range(4):
         wkb[at + shift] = (count >> (8 * shift)) & 255
     return at + 4
+
+
+@numba.njit(cache=True, nogil=True)
+def merge_labels(
+    semantic: Marks, instance: Ints, of_class: Ints, of_instance: tuple[int, int], labels: Ints
+) -> None:
+    """Fill flat `labels`: a + b * id where there is an instance ((a, b) = `of_instance`), else
+    the entry of the pixel's class in `of_class`.
+    """
+    offset, factor = of_instance
+    for i in range(labels.size):
+        if instance[i] > 0:
+            labels[i] = offset + factor * instance[i]
+        else:
+            labels[i] = of_class[semantic[i]]

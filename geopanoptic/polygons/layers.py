@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from geopanoptic.polygons import kernels
 from geopanoptic.schema import NODATA, LabelSchema
 
 Ints = npt.NDArray[np.int32]
@@ -16,9 +17,7 @@ def thing_labels(semantic: npt.NDArray[np.uint8], instance: Ints) -> Ints:
     The negative labels are not traced, but tell the tracer where a neighbour changes, so that
     things and stuff traced apart still share every vertex. Nodata stays 0.
     """
-    labels = np.negative(semantic, dtype=np.int32)
-    np.copyto(labels, instance, where=instance > 0)
-    return labels
+    return _merged(semantic, instance, -np.arange(256, dtype=np.int32), (0, 1))
 
 
 def stuff_labels(semantic: npt.NDArray[np.uint8], instance: Ints, schema: LabelSchema) -> Ints:
@@ -30,6 +29,19 @@ def stuff_labels(semantic: npt.NDArray[np.uint8], instance: Ints, schema: LabelS
     for spec in schema.stuff:
         to_label[spec.id] = spec.id
     to_label[NODATA] = 0
-    labels = to_label.take(semantic)
-    np.subtract(-256, instance, out=labels, where=instance > 0)
+    return _merged(semantic, instance, to_label, (-256, -1))
+
+
+def _merged(
+    semantic: npt.NDArray[np.uint8], instance: Ints, of_class: Ints, of_instance: tuple[int, int]
+) -> Ints:
+    assert semantic.shape == instance.shape, f"{semantic.shape} classes, {instance.shape} ids"
+    labels = np.empty(semantic.shape, np.int32)
+    kernels.merge_labels(
+        np.ascontiguousarray(semantic, np.uint8).reshape(-1),
+        np.ascontiguousarray(instance, np.int32).reshape(-1),
+        of_class,
+        of_instance,
+        labels.reshape(-1),
+    )
     return labels

@@ -11,6 +11,7 @@ import shapely
 from geopanoptic.georef import GeoRef, metre_frame
 from geopanoptic.polygons import kernels
 from geopanoptic.polygons.batch import PolygonBatch
+from geopanoptic.polygons.rectangles import smallest_rectangles
 
 Floats = npt.NDArray[np.float64]
 Longs = npt.NDArray[np.int64]
@@ -127,9 +128,9 @@ def measure_pixels(
     perimeter = (sums[:, 2:4] * steps).sum(axis=1)
     sides = (nan, nan, nan)
     if rectangles:
-        points = np.diff(batch.coord_offsets)
-        local = _to_metres(batch.coords.astype(float), sums[:, :2], frame, points)
-        sides = _rectangle(batch.with_coords(local))
+        fitted = np.empty((n, 3))
+        smallest_rectangles(batch.coords, batch.coord_offsets, frame, fitted)
+        sides = (fitted[:, 0], fitted[:, 1], fitted[:, 2])
     return Measures(area, perimeter, *sides, _compactness(area, perimeter), *counts)
 
 

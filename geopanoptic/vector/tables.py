@@ -75,8 +75,8 @@ def things_table(
         lost = batch.labels[~np.isin(batch.labels, things.id)]
         if len(lost):
             raise StoreError(
-                f"{len(lost)} instance ids of the raster are not in the segment table "
-                f"(the first is {lost[0]}); the map is damaged, predict it anew"
+                f"instance id {lost[0]} of the raster (and {len(lost) - 1} more in its block) is "
+                f"not in the segment table; the map is damaged, predict it anew"
             )
         of = things.take(np.searchsorted(things.id, batch.labels))
         keep = np.flatnonzero(context.wanted(of.class_id))
