@@ -47,7 +47,10 @@ def test_a_finer_scene_is_read_at_the_preferred_gsd_on_the_same_ground(tmp_path:
     request = ReadRequest((1,), gsd_range_m=(0.2, 0.4), preferred_gsd_m=0.3)
     working = WorkingScene.plan(scene, request)
     assert working.georef.gsd_m == pytest.approx(0.3, rel=0.01)
-    assert working.georef.bounds == pytest.approx(scene.georef.bounds, abs=1e-6)
+    covered, ground = working.georef.bounds, scene.georef.bounds
+    assert (covered[0], covered[3]) == pytest.approx((ground[0], ground[3]), abs=1e-6)
+    for over in (covered[2] - ground[2], ground[1] - covered[1]):
+        assert -1e-6 <= over < 0.31, "the last pixel may reach over, by less than itself"
     assert working.describe()["working"]["resampling"] == "average"
 
 
@@ -207,7 +210,7 @@ def test_nodata_does_not_bleed_into_its_neighbours(tmp_path: Path) -> None:
 
 
 def test_a_turned_scene_resampled_is_the_resampled_scene_turned(tmp_path: Path) -> None:
-    array = noise(1, 120, 96)
+    array = noise(1, 256, 512)  # whole periods: the grid hangs on the upper left corner
     straight = Scene.open(write_raster(tmp_path / "a.tif", array))
     turned = Scene.open(write_raster(tmp_path / "b.tif", array[:, ::-1, ::-1].copy()))
     request = ReadRequest((1,), gsd_m=0.72)
@@ -391,3 +394,29 @@ def test_the_whole_banepa_scene_is_read_at_30_cm_in_six_cpu_seconds() -> None:
         for col in range(0, working.georef.shape[1], 2048):
             working.read(Window(row, col, 2048, 2048).clipped(working.georef.shape))
     assert time.process_time() - start < 6
+
+
+@pytest.mark.parametrize("pixel_m", [0.13, 0.45, 0.02])
+def test_a_crop_from_a_multiple_of_256_pixels_is_read_as_the_scene_is(
+    tmp_path: Path, pixel_m: float
+) -> None:
+    pixels = noise(3, 900, 1100)
+    place = Affine(pixel_m, 0, 500_000, 0, -pixel_m, 5_200_000)
+    request = ReadRequest((1, 2, 3), gsd_range_m=(0.28, 0.32), preferred_gsd_m=0.3)
+    scene = Scene.open(write_raster(tmp_path / "a.tif", pixels, transform=place))
+    whole = WorkingScene.plan(scene, request)
+    moved = place @ Affine.translation(512, 256)
+    crop = Scene.open(
+        write_raster(tmp_path / "b.tif", pixels[:, 256:700, 512:1000], transform=moved)
+    )
+    part = WorkingScene.plan(crop, request)
+    row, col = (round(float(v)) for v in whole.georef.rowcol(moved.c, moved.f))
+    assert whole.georef.xy(row, col) == pytest.approx((moved.c, moved.f), abs=1e-6)
+    # the crop's last row and column may be made of the part that it holds of them
+    inner = Window(0, 0, part.georef.shape[0] - 1, part.georef.shape[1] - 1)
+    mine, _ = part.read(inner)
+    its, _ = whole.read(inner.shifted(row, col))
+    if pixel_m < 0.3:
+        assert np.array_equal(mine, its)
+    else:  # interpolation at the crop's rim cannot know what lies beyond
+        assert np.array_equal(mine[:, 2:-2, 2:-2], its[:, 2:-2, 2:-2])

@@ -28,8 +28,10 @@ _SETTINGS: dict[str, str | int] = {
     "VRT_NUM_THREADS": 1,
     "GDAL_NUM_THREADS": 1,
     "GTIFF_IGNORE_READ_ERRORS": "NO",
-    # Megabytes per process; the default is 5 % of the machine's memory for each of them.
-    "GDAL_CACHEMAX": 64,
+    # Per process; the default is 5 % of the machine's memory for each of them. In bytes: GDAL takes
+    # small numbers for megabytes, but rasterio.Env hands them on as bytes, and a cache of 64 bytes
+    # decodes every block again for every window.
+    "GDAL_CACHEMAX": 64 * 2**20,
     # No .aux.xml beside somebody's imagery, no code out of a VRT.
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_VRT_ENABLE_PYTHON": "NO",

@@ -22,10 +22,19 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Zoom:
-    """One axis: `source` pixels become `target` pixels."""
+    """One axis: every `source` pixels become `target` pixels; `length` of them there are in all.
+
+    `length` None means `source`. A last target pixel that reaches over the end is made of what is
+    there.
+    """
 
     source: int
     target: int
+    length: int | None = None
+
+    @property
+    def _end(self) -> int:
+        return self.source if self.length is None else self.length
 
     @property
     def factor(self) -> float:
@@ -50,9 +59,9 @@ class Zoom:
         first, rest = np.divmod(place, 2 * self.target)
         share = rest / (2 * self.target)
         weights = np.stack([1 - share, share], axis=1)
-        below, above = first < 0, first >= self.source - 1
+        below, above = first < 0, first >= self._end - 1
         weights[below] = weights[above] = [1.0, 0.0]
-        first = np.clip(first, 0, self.source - 1)
+        first = np.clip(first, 0, self._end - 1)
         return first, weights.astype(np.float32)
 
     def _mean_taps(self, target: Ints) -> tuple[Ints, Floats]:
@@ -63,6 +72,9 @@ class Zoom:
         edges = (first[:, None] + np.arange(count + 1)) * self.target
         cover = np.clip(edges, low[:, None], (low + self.source)[:, None])
         weights = np.diff(cover, axis=1) / self.source
+        weights[first[:, None] + np.arange(count) >= self._end] = 0
+        cut = low + self.source > self._end * self.target
+        weights[cut] /= weights[cut].sum(axis=1, keepdims=True)
         return first, weights.astype(np.float32)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 
 from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
@@ -26,6 +27,7 @@ from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.source import Array, Bools
 
 _STRIP_BYTES = 32 * 2**20  # of source pixels held at a time while resampling
+_LEAST_TO = 64  # working pixels per period, so that the GSD is at most 0.8 % off
 _COARSEST = 4.0  # a scene this many times coarser than the model's GSD shows none of its objects
 _SQUARE = 1.25  # pixels longer than this many widths are made square (degrees far from the equator)
 
@@ -53,7 +55,8 @@ class ReadRequest:
 class WorkingScene:
     """A scene on the working grid: picklable, read window by window as uint8.
 
-    `georef` has its corner on the scene's corner and covers exactly the same ground. `notes` are
+    `georef` has its corner on the scene's corner and covers its ground; where pixels are resampled
+    the last row and column may reach over it by a part of a pixel. `notes` are
     sentences the user should read once.
     """
 
@@ -83,7 +86,7 @@ class WorkingScene:
 
     @property
     def is_resampled(self) -> bool:
-        return self.georef.shape != self.scene.georef.shape
+        return self.georef != self.scene.georef
 
     def read(self, window: Window) -> tuple[npt.NDArray[np.uint8], Bools]:
         """Read a window of the working grid: (uint8 (band, row, col), valid (row, col)).
@@ -130,8 +133,17 @@ class WorkingScene:
     def _zooms(self) -> Any:
         from geopanoptic.raster.resample import Zoom  # loads numba, which most scenes do not need
 
-        own, working = self.scene.georef.shape, self.georef.shape
-        return Zoom(own[0], working[0]), Zoom(own[1], working[1])
+        own, working = self.scene.georef, self.georef
+        if not self.is_resampled:
+            return Zoom(own.shape[0], own.shape[0]), Zoom(own.shape[1], own.shape[1])
+        (row_from, row_to), (col_from, col_to) = (
+            _ratio(mine / its)
+            for mine, its in (
+                (working.transform.e, own.transform.e),
+                (working.transform.a, own.transform.a),
+            )
+        )
+        return Zoom(row_from, row_to, own.shape[0]), Zoom(col_from, col_to, own.shape[1])
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_zooms"}
@@ -197,15 +209,30 @@ def _working_grid(scene: Scene, request: ReadRequest) -> tuple[GeoRef, tuple[str
             f"the {working_m:.3g} m it would be read at, so the model's objects cannot be seen in "
             f"it; use a finer scene, or force its own GSD with --gsd {gsd_m:.3g}"
         )
-    shape = tuple(max(1, round(n * m / working_m)) for n, m in zip(own.shape, pixel_m, strict=True))
+    ratios = [_ratio(working_m / m) for m in pixel_m]
+    shape = tuple(-(-n * to // of) for n, (of, to) in zip(own.shape, ratios, strict=True))
     if shape[0] * shape[1] > MAX_PIXELS:
         raise SceneError(
             f"at {working_m:g} m the scene has {shape[0]} x {shape[1]} pixels (at most "
             f"{MAX_PIXELS:.0e}); choose a larger --gsd"
         )
-    if shape == own.shape:
+    (row_of, row_to), (col_of, col_to) = ratios
+    if row_of == row_to and col_of == col_to:
         return own, tuple(notes)
-    return own.zoomed((shape[0], shape[1])), tuple(notes)
+    grown = own.transform @ Affine.scale(col_of / col_to, row_of / row_to)
+    return GeoRef(own.crs, grown, (shape[0], shape[1])), tuple(notes)
+
+
+def _ratio(source_pixels_per_pixel: float) -> tuple[int, int]:
+    """Return (of, to): `of` source pixels become `to` working pixels, close to what is asked.
+
+    `of` is 256, or a power of two times that where pixels get much larger, and `to` whole: so the
+    working grids of a scene and of a crop that begins on a multiple of 256 pixels coincide.
+    """
+    of = 256
+    while of / source_pixels_per_pixel < _LEAST_TO:
+        of *= 2
+    return of, max(1, round(of / source_pixels_per_pixel))
 
 
 def _preferred(gsd_m: float, request: ReadRequest) -> float | None:
