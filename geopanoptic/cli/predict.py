@@ -76,10 +76,11 @@ def predict(scene: str, **options: Any) -> int:
 
     An interrupted run goes on when the same command is given again.
     """
+    from geopanoptic.models import DEFAULT_MODEL
     from geopanoptic.predict import dry_run, run
 
     settings, products, execution = _nouns(_with_config(options))
-    model = options["model"] or "default"
+    model = options["model"] or DEFAULT_MODEL
     if options["dry_run"]:
         found = dry_run(scene, model, settings, execution)
         print_json(found) if options["as_json"] else _print_estimate(found)

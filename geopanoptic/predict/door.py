@@ -10,12 +10,11 @@ from typing import Any
 
 from geopanoptic.errors import ConfigError
 from geopanoptic.grid import Tiling
+from geopanoptic.models import DEFAULT_MODEL
 from geopanoptic.panoptic_map import PanopticMap
 from geopanoptic.predict.run import Execution, run
 from geopanoptic.predict.settings import PredictSettings, Products, product_kind
 from geopanoptic.workers import EngineSpec
-
-DEFAULT_MODEL = "default"
 
 
 def predict(

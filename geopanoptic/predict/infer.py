@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geopanoptic.errors import GeoPanopticError, SceneError, StoreError, TileError
+from geopanoptic.errors import SceneError, TileError
 from geopanoptic.grid import Tile, Window
 from geopanoptic.models import Segmenter, load_model
 from geopanoptic.predict.plan import Plan
@@ -168,9 +168,7 @@ def _segment(
         start = time.perf_counter()
         try:
             fields, seconds = waiting.pop(0).result()
-        except StoreError:
-            raise
-        except GeoPanopticError as why:
+        except (SceneError, TileError) as why:
             harvest.failed |= {str(t.index): str(why) for t, _, _ in batch}
             continue
         clock.wait_s += time.perf_counter() - start - seconds
@@ -213,7 +211,7 @@ def _decode(
     cropped = {name: a[..., rows, cols] for name, a in fields.items()}
     try:
         answer = segmenter_of(plan).decode(cropped, valid)
-    except GeoPanopticError as why:
+    except (SceneError, TileError) as why:
         harvest.failed[str(tile.index)] = str(TileError(tile.index, tile.window, str(why)))
         return
     panoptic = PanopticTile(tile, *answer)

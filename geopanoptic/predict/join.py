@@ -109,7 +109,8 @@ def resolve_ids(plan: Plan, report: Report | None = None) -> Ids:
     A pure function of the parts: the same for any number of workers and order of completion.
     """
     infer, seam, lut = (plan.parts(kind) for kind in ("infer", "seam", "lut"))
-    nodes, seams, edges, failed = [], [], [], {}
+    nodes, seams, edges = [], [], []
+    failed: dict[int, str] = {}
     names = [f"nodes.{name}" for name in NodeTable.__dataclass_fields__]
     for index in range(len(plan.regions)):
         part = infer.get(index, [*names, "edge"])

@@ -117,7 +117,7 @@ def run(
             plan = replace(
                 plan,
                 job=job.ref,
-                device=execution.engine.device,
+                device=engine.device,
                 threads=engine.threads_for_compute,
                 batch=execution.batch,
             )
