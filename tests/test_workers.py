@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -191,32 +192,32 @@ logging.basicConfig()
 stubborn = sys.argv[1] == "twice"
 done = []
 def task(key):
-    print("begun", key, flush=True)
+    sys.stdout.write(f"begun {key}\\n")  # one write: three threads do it at once
+    sys.stdout.flush()
     time.sleep(20 if stubborn else 0.5)
     return {}
 with open_engine(EngineSpec()) as engine:
     try:
         engine.run(task, range(1000), lambda key, _: done.append(key))
     except KeyboardInterrupt:
-        print("stopped", len(done), flush=True)
+        print(f"stopped {len(done)}", flush=True)
         sys.exit(130)
 """
 
 
 @pytest.mark.parametrize("times", ["once", "twice"])
 def test_ctrl_c_lets_running_tasks_finish_and_a_second_one_does_not(times: str) -> None:
-    run = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, times], stdout=subprocess.PIPE, text=True
-    )
-    assert run.stdout is not None
-    for _ in range(3):
-        assert run.stdout.readline().startswith("begun")
-    began = time.perf_counter()
-    run.send_signal(signal.SIGINT)
-    if times == "twice":
-        time.sleep(0.3)
+    command = [sys.executable, "-c", INTERRUPTED, times]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        first = [run.stdout.readline() for _ in range(3)]
+        began = time.perf_counter()
         run.send_signal(signal.SIGINT)
-    rest = run.communicate(timeout=60)[0].split("\n")
+        if times == "twice":
+            time.sleep(0.3)
+            run.send_signal(signal.SIGINT)
+        rest = run.communicate(timeout=60)[0].split("\n")
+    assert all(line.startswith("begun") for line in first)
     assert run.returncode == 130
     assert time.perf_counter() - began < 10
     # Once: the three that ran have finished; those that waited have not begun.
@@ -324,6 +325,34 @@ def test_an_open_scheduler_on_the_network_is_refused(address: str, fine: bool) -
         with pytest.raises(ConfigError, match=r"not encrypted.*tls://.*--insecure-cluster"):
             refuse_open_scheduler(address, EngineSpec())
     refuse_open_scheduler(address, EngineSpec(insecure=True))
+
+
+FAULTS = """
+import resource, sys, threading
+import numpy as np
+from geopanoptic.workers import EngineSpec, open_engine
+def layers(key):
+    np.ones(4_000_000)
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    for _ in range(20):
+        a, b = np.ones(4_000_000), np.ones(5_000_000)  # 32 and 40 MB, as a network's layers
+        a.sum(), b.sum()
+    return {"faults": resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before}
+if sys.argv[1] == "plain":
+    print(layers(0)["faults"])
+else:
+    with open_engine(EngineSpec(threads=1)) as engine:
+        engine.run(layers, [0], lambda _, r: print(r["faults"]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc only")
+def test_large_blocks_are_used_again_instead_of_being_mapped_anew() -> None:
+    def faults(how: str) -> int:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+        return int(subprocess.check_output([sys.executable, "-c", FAULTS, how], env=clean))
+
+    assert faults("engine") < faults("plain") / 4
 
 
 def test_failures_are_plain_values() -> None:

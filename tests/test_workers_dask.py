@@ -65,11 +65,12 @@ def test_the_shipped_settings_are_in_force_inside_the_workers(engine: Engine) ->
     engine.run(look_around, range(8), seen.__setitem__)
     for report in seen.values():
         environment = report["environment"]
-        assert environment["MALLOC_TRIM_THRESHOLD_"] == "268435456"
+        assert environment["MALLOC_TRIM_THRESHOLD_"] == "2147483647"
         assert environment["MALLOC_MMAP_THRESHOLD_"] == "1073741824"
         assert environment["MALLOC_TOP_PAD_"] == "67108864"
+        assert environment["MALLOC_ARENA_MAX"] == "1"
         # glibc and OpenMP read theirs when the process begins: set later, they mean nothing.
-        assert len([n for n in report["born_with"] if n.startswith("MALLOC_")]) == 3
+        assert len([n for n in report["born_with"] if n.startswith("MALLOC_")]) == 4
         assert "OMP_NUM_THREADS" in report["born_with"]
         for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
             assert environment[f"{name}_NUM_THREADS"] == "2"  # four cores, two processes

@@ -73,6 +73,7 @@ def look_around(key: int) -> dict[str, Any]:
     process = psutil.Process()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, set())
     names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+    names += ("MALLOC_ARENA_MAX",)
     names += ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     names += ("VRT_NUM_THREADS", "GDAL_NUM_THREADS", "GDAL_CACHEMAX", "CUDA_VISIBLE_DEVICES")
     born_with = Path(f"/proc/{os.getpid()}/environ").read_bytes().decode()

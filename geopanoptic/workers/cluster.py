@@ -17,6 +17,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from geopanoptic.errors import ConfigError, EngineError
+from geopanoptic.workers.malloc import malloc_environment
 from geopanoptic.workers.spec import EngineSpec, Tls, chosen_gpus
 
 LOOPBACK = "127.0.0.1"
@@ -53,16 +54,10 @@ DASK_SETTINGS: Mapping[str, Any] = {
 def pre_spawn_environment(threads: int) -> dict[str, str]:
     """Return what must be in a worker's environment before its process begins.
 
-    Dask's own default, MALLOC_TRIM_THRESHOLD_=65536, switches off glibc's dynamic mmap threshold
-    (mallopt(3)) and makes CPU inference 1.8 times dearer by page faults (fact 3). `threads` is the
-    process's share of the cores; Dask's default of 1 would silently give single-threaded torch.
+    `threads` is the process's share of the cores; Dask's default of 1 would silently give
+    single-threaded torch. For the rest see `geopanoptic.workers.malloc`.
     """
-    return {
-        "MALLOC_TRIM_THRESHOLD_": "268435456",
-        "MALLOC_MMAP_THRESHOLD_": "1073741824",
-        "MALLOC_TOP_PAD_": "67108864",
-        **thread_environment(threads),
-    }
+    return {**malloc_environment(), **thread_environment(threads)}
 
 
 def thread_environment(threads: int) -> dict[str, str]:
@@ -139,6 +134,7 @@ def remote_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[
     code) unless `spec.insecure`; EngineError when nobody answers or no worker comes.
     """
     from distributed import Client, Security
+    from distributed.utils import silence_logging_cmgr
 
     address = str(spec.scheduler)
     refuse_open_scheduler(address, spec)
@@ -149,14 +145,15 @@ def remote_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[
         )
     except (OSError, TimeoutError, ValueError) as error:
         raise EngineError(f"no Dask scheduler answers at {address}: {error}") from error
-    try:
-        client.register_plugin(worker_plugin(dict(environment)), name="geopanoptic")
-        client.wait_for_workers(1, timeout=FIRST_WORKER_S)
-        yield client, 0
-    except TimeoutError as error:
-        raise EngineError(f"no worker came to {address} within {FIRST_WORKER_S} s") from error
-    finally:
-        _quietly(client.close)
+    with silence_logging_cmgr(level=logging.CRITICAL):  # what matters of it, our errors say
+        try:
+            client.register_plugin(worker_plugin(dict(environment)), name="geopanoptic")
+            client.wait_for_workers(1, timeout=FIRST_WORKER_S)
+            yield client, 0
+        except TimeoutError as error:
+            raise EngineError(f"no worker came to {address} within {FIRST_WORKER_S} s") from error
+        finally:
+            _quietly(client.close)
 
 
 def worker_plugin(environment: dict[str, str]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from geopanoptic.workers.local import LocalBackend
 from geopanoptic.workers.loop import Found, Loop, OnDone
+from geopanoptic.workers.malloc import tune_malloc
 from geopanoptic.workers.outcome import Task
 from geopanoptic.workers.spec import EngineSpec, Failure, chosen_gpus
 
@@ -68,6 +69,8 @@ def open_engine(spec: EngineSpec) -> Iterator[Engine]:
     if spec.scheduler is None and spec.workers == 0:
         gpus = chosen_gpus(spec.device)
         if len(gpus) <= 1 or spec.device.startswith("cuda:"):
+            if not gpus:
+                tune_malloc()
             yield Engine(spec, spec.device, 1, lambda run: LocalBackend(spec.threads, run))
             return
     from geopanoptic.raster import gdal_environment

@@ -17,6 +17,7 @@ log = logging.getLogger("geopanoptic.workers")
 RECONNECT_S = 60.0
 NO_WORKERS_S = 300.0
 COUNT_EVERY_S = 2.0
+COUNT_PATIENCE_S = 5.0
 RESULT_S = 60.0
 # What Dask raises when the work was lost, as opposed to gone wrong.
 _LOST_ERRORS = ("KilledWorker", "CancelledError", "FutureCancelledError", "NoValidWorkerError")
@@ -68,6 +69,8 @@ class DaskBackend:
 
     def capacity(self) -> int:
         """Keep each thread busy and one task ready per process: memory does not grow with N."""
+        if self._client.status != "running":
+            return 0  # `check` says when it has been away for too long
         self._count_workers()
         return max(sum(self._threads.values()) + len(self._threads), self._processes, 1)
 
@@ -77,7 +80,10 @@ class DaskBackend:
             return
         self._counted = now
         try:
-            self._threads = dict(self._client.nthreads())
+            # Client.nthreads without a limit waits for half a minute when the scheduler is gone.
+            ask = self._client.scheduler.ncores
+            answer = self._client.sync(ask, workers=None, callback_timeout=COUNT_PATIENCE_S)
+            self._threads = dict(answer)
         except Exception as error:
             log.debug("counting workers: %s", error)
             return

