@@ -284,13 +284,13 @@ def write_wkb(
     wkb: Marks,
 ) -> None:
     """Write little-endian WKB MultiPolygons one behind the other into `wkb`; 16 bytes a vertex."""
-    at = 0
+    at, ring, polygon, multi = 0, 0, 3, 6  # the types of WKB; a ring has none
     for i in range(multi_offsets.size - 1):
-        at = _wkb_head(wkb, at, 6, multi_offsets[i + 1] - multi_offsets[i])
+        at = _wkb_head(wkb, at, multi, multi_offsets[i + 1] - multi_offsets[i])
         for p in range(multi_offsets[i], multi_offsets[i + 1]):
-            at = _wkb_head(wkb, at, 3, polygon_offsets[p + 1] - polygon_offsets[p])
+            at = _wkb_head(wkb, at, polygon, polygon_offsets[p + 1] - polygon_offsets[p])
             for r in range(polygon_offsets[p], polygon_offsets[p + 1]):
-                at = _wkb_count(wkb, at, ring_offsets[r + 1] - ring_offsets[r])
+                at = _wkb_head(wkb, at, ring, ring_offsets[r + 1] - ring_offsets[r])
                 for k in range(16 * ring_offsets[r], 16 * ring_offsets[r + 1]):
                     wkb[at] = coord_bytes[k]
                     at += 1
@@ -298,13 +298,13 @@ def write_wkb(
 
 @numba.njit(cache=True, nogil=True)
 def _wkb_head(wkb: Marks, at: int, kind: int, count: int) -> int:
-    wkb[at] = 1  # little-endian
-    at = _wkb_count(wkb, at + 1, kind)
-    return _wkb_count(wkb, at, count)
-
-
-@numba.njit(cache=True, nogil=True)
-def _wkb_count(wkb: Marks, at: int, count: int) -> int:
+    """Write a count, and before it (unless `kind` is 0) the byte order and the geometry's type."""
+    if kind > 0:
+        for k in range(5):
+            wkb[at + k] = 0
+        wkb[at] = 1  # little-endian
+        wkb[at + 1] = kind
+        at += 5
     for shift in range(4):
         wkb[at + shift] = (count >> (8 * shift)) & 255
     return at + 4

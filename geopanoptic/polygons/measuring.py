@@ -128,9 +128,7 @@ def measure_pixels(
     perimeter = (sums[:, 2:4] * steps).sum(axis=1)
     sides = (nan, nan, nan)
     if rectangles:
-        fitted = np.empty((n, 3))
-        smallest_rectangles(batch.coords, batch.coord_offsets, frame, fitted)
-        sides = (fitted[:, 0], fitted[:, 1], fitted[:, 2])
+        sides = smallest_rectangles(batch.coords, batch.coord_offsets, frame)
     return Measures(area, perimeter, *sides, _compactness(area, perimeter), *counts)
 
 
