@@ -54,7 +54,8 @@ class Noise:
     error) and by `tile_px` from tile to tile, rising to `edge_px` within `band_px` of an
     artificial window edge, where patches drop out too (up to `dropout` of the pixels). The model
     misses and splits objects; a tile misses, splits and merges some of its own accord, and does
-    so more with what its window cuts: missed with `cut_miss` x the hidden share. `class_flip` of
+    so more with what its window cuts: missed with `cut_miss` x the hidden share x the share of the
+    rest that lies in the band. `class_flip` of
     a tile's segments get another class; pieces below `least_px` are not reported.
     """
 
@@ -204,7 +205,9 @@ class NoisySegmenter:
         cut = np.zeros(n + 1, bool)
         cut[np.unique(pieces[near >= 1])] = True
         hidden = np.clip(1 - area / np.maximum(self.area[source], 1), 0, 1)
-        miss = np.where(cut, np.maximum(noise.miss, noise.cut_miss * hidden), noise.miss)
+        in_band = np.bincount(pieces.ravel(), (near > 0).ravel(), n + 1) / np.maximum(area, 1)
+        blind = noise.cut_miss * hidden * in_band
+        miss = np.where(cut, np.maximum(noise.miss, blind), noise.miss)
         missed = rng.random(n + 1) < miss
         split = rng.random(n + 1) < np.where(cut, noise.cut_split, noise.split)
         merged = rng.random(n + 1) < noise.merge

@@ -13,9 +13,9 @@ from scenes import Truth, make_truth
 from stitching import Stitched, same_partition, stitch, stitch_tiles
 from strategies import orders, tilings, truths
 
-from geopanoptic.grid import TileGrid
+from geopanoptic.grid import TileGrid, Window
 from geopanoptic.segments import PanopticTile
-from geopanoptic.stitch import NodeTable, SeamTable, label_tile, resolve
+from geopanoptic.stitch import NodeTable, SeamTable, label_tile, measure_core, resolve
 
 BAD = Noise(miss=0.05, split=0.1, merge=0.1, dropout=0.3, class_flip=0.1, least_px=1)
 
@@ -136,6 +136,18 @@ def untouched(before: Stitched, after: Stitched, grid: TileGrid, changed: int) -
         far &= ~np.isin(done.ids, np.unique(done.ids[reach.slices])) | (done.ids == 0)
     far[reach.slices] = False
     return far
+
+
+@given(truths(), st.integers(0, 40))
+def test_what_is_painted_in_a_core_is_measured_pixel_by_pixel(truth: Truth, at: int) -> None:
+    core = Window(at, 2 * at, *truth.shape)
+    gids, area, boxes = measure_core(truth.instance.astype(np.int64), core)
+    assert gids.tolist() == list(range(1, truth.n + 1))
+    for k in range(1, min(truth.n, 9) + 1):
+        rows, cols = np.nonzero(truth.instance == k)
+        low, high = (rows.min() + at, cols.min() + 2 * at), (rows.max() + at, cols.max() + 2 * at)
+        assert area[k - 1] == len(rows)
+        assert boxes[k - 1].tolist() == [*low, high[0] + 1, high[1] + 1]
 
 
 def test_no_halo_joins_what_touches_and_keeps_every_pixel() -> None:

@@ -12,7 +12,7 @@ any shape of object; every step is a pure function of its tables, so the result 
 on workers, on the order of completion, or on the model's own numbering.
 """
 
-from geopanoptic.stitch.assemble import assemble_core, number
+from geopanoptic.stitch.assemble import assemble_core, measure_core, number
 from geopanoptic.stitch.facts import SegmentFacts
 from geopanoptic.stitch.label import label_tile
 from geopanoptic.stitch.resolve import Resolution, resolve
@@ -40,6 +40,7 @@ __all__ = [
     "assemble_core",
     "label_tile",
     "match_seam",
+    "measure_core",
     "number",
     "resolve",
 ]

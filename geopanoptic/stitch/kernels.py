@@ -115,3 +115,27 @@ def paint(out: Any, labels: Any, gid: Any, mode: Any, least: int) -> None:
             k = labels[r, c]
             if k > 0 and out[r, c] == 0 and mode[k] >= least:
                 out[r, c] = gid[k]
+
+
+@numba.njit(cache=True, nogil=True)
+def runs(ids: Any) -> Any:
+    """Cut an array's rows into runs of equal non-zero ids; int64 (n, 4): id, row, start, stop."""
+    rows, cols = ids.shape
+    found = np.empty((1024, 4), np.int64)
+    n = 0
+    for r in range(rows):
+        c = 0
+        while c < cols:
+            here = ids[r, c]
+            start = c
+            while c < cols and ids[r, c] == here:
+                c += 1
+            if here == 0:
+                continue
+            if n == len(found):
+                more = np.empty((2 * n, 4), np.int64)
+                more[:n] = found
+                found = more
+            found[n, 0], found[n, 1], found[n, 2], found[n, 3] = here, r, start, c
+            n += 1
+    return found[:n].copy()
