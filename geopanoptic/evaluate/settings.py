@@ -71,7 +71,8 @@ class EvaluateSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values, for the record."""
-        return asdict(self)
+        values = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True, slots=True)
