@@ -208,13 +208,23 @@ def test_settings_are_the_same_as_options_and_as_environment() -> None:
     options = gdal_settings()
     assert options["VRT_NUM_THREADS"] == options["GDAL_NUM_THREADS"] == 1
     assert options["GTIFF_IGNORE_READ_ERRORS"] == "NO"
-    assert options["GDAL_CACHEMAX"] == 64
+    assert options.pop("GDAL_CACHEMAX") == 64 * 2**20, "rasterio takes bytes,"
+    assert gdal_environment()["GDAL_CACHEMAX"] == "64", "GDAL megabytes"
     assert options.pop("CPL_VSIL_CURL_ALLOWED_EXTENSIONS") == ".none"
     assert gdal_environment().items() >= {(k, str(v)) for k, v in options.items()}
     assert "WMS" in gdal_environment()["GDAL_SKIP"].split()
     remote = gdal_settings(remote=True)
     assert remote["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
     assert "CPL_VSIL_CURL_ALLOWED_EXTENSIONS" not in remote
+
+
+def test_a_block_read_twice_is_decoded_once(tmp_path: Path) -> None:
+    """rasterio.Env takes the cache size in bytes where GDAL takes megabytes."""
+    path = write_raster(tmp_path / "a.tif", noise(1, 512, 512), tiled=True, compress="deflate")
+    scene = Scene.open(path)
+    first, _ = scene.read(Window.whole((512, 512)))
+    path.write_bytes(bytes(path.stat().st_size))  # what is not in the cache is lost
+    assert np.array_equal(scene.read(Window.whole((512, 512)))[0], first)
 
 
 @pytest.mark.parametrize("suffix", [".msk", ".ovr"])

@@ -22,16 +22,18 @@ from geopanoptic.errors import SceneError
 
 _MAX_HANDLES = 24  # per thread; a mosaic of ten thousand files must not exhaust file descriptors
 
+_CACHE_MB = 64
+
 _SETTINGS: dict[str, str | int] = {
     # Correctness: in GDAL 3.10 a VRT read by helper threads loses their errors, and a corrupt
     # member comes back as zeros (GDAL issue 11904). One thread raises.
     "VRT_NUM_THREADS": 1,
     "GDAL_NUM_THREADS": 1,
     "GTIFF_IGNORE_READ_ERRORS": "NO",
-    # Per process; the default is 5 % of the machine's memory for each of them. In bytes: GDAL takes
-    # small numbers for megabytes, but rasterio.Env hands them on as bytes, and a cache of 64 bytes
-    # decodes every block again for every window.
-    "GDAL_CACHEMAX": 64 * 2**20,
+    # Per process; the default is 5 % of the machine's memory for each of them. In bytes: GDAL's own
+    # variable takes megabytes, but rasterio.Env hands its number on as bytes, and a cache of 64
+    # bytes decodes every block again for every window.
+    "GDAL_CACHEMAX": _CACHE_MB * 2**20,
     # No .aux.xml beside somebody's imagery, no code out of a VRT.
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_VRT_ENABLE_PYTHON": "NO",
@@ -82,7 +84,8 @@ def gdal_environment() -> dict[str, str]:
     They must be in a worker's environment before it opens its first file. Drivers that only speak
     to web services are left out of such a process altogether.
     """
-    return {key: str(value) for key, value in _SETTINGS.items()} | {"GDAL_SKIP": _SKIP}
+    settings = {key: str(value) for key, value in _SETTINGS.items()}
+    return settings | {"GDAL_CACHEMAX": str(_CACHE_MB), "GDAL_SKIP": _SKIP}
 
 
 @contextmanager

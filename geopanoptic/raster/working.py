@@ -26,7 +26,7 @@ from geopanoptic.raster.radiometry import (
 from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.source import Array, Bools
 
-_STRIP_BYTES = 32 * 2**20  # of source pixels held at a time while resampling
+_STRIP_BYTES = 16 * 2**20  # of source pixels held at a time while resampling
 _LEAST_TO = 64  # working pixels per period, so that the GSD is at most 0.8 % off
 _COARSEST = 4.0  # a scene this many times coarser than the model's GSD shows none of its objects
 _SQUARE = 1.25  # pixels longer than this many widths are made square (degrees far from the equator)
