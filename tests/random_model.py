@@ -12,9 +12,8 @@ THRESHOLDS = {
     for name in ("building", "vehicle")
     for key, value in {
         "region": 0.5,
-        "seed_high": 0.6,
-        "seed_mid": 0.35,
-        "seed_low": 0.15,
+        "ratio": 0.5,
+        "peak": 0.15,
         "score": 0.5,
         "area_px": 4,
     }.items()

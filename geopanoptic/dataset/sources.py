@@ -22,7 +22,7 @@ from geopanoptic.dataset.targets import distance_bytes
 from geopanoptic.errors import ConfigError, SceneError
 from geopanoptic.schema import LabelSchema
 
-FORMAT = 4  # of the cached arrays; a change makes old caches stale
+FORMAT = 5  # of the cached arrays; a change makes old caches stale
 LEVELS = 3  # copies at full, half and quarter size: a chip is cut from the nearest finer one
 
 
@@ -33,10 +33,11 @@ class LayerSpec:
     `kind`: `instances` (raster of ids of class `thing`; 0 is "not a `thing`"), `boxes` (YOLO text
     of `thing`), `classes` (raster of codes, `codes` maps each to class names, other codes say
     nothing), `polygons` (GeoJSON on the scene's grid in pixels (x = col, y = row), property
-    `classes` a list of names, or `void`), `greenness` (excess-green index of the scene: above
-    `codes` "high" is tree or grass, below "low" is neither), `everywhere` (all pixels are one of
-    `codes` "all"). `void_green`: instances with more than this share of vegetation are made void:
-    ruins, and outlines drawn under trees, teach nothing about roofs.
+    `classes` a list of names, or `void`, or `thing`: one instance of it), `greenness`
+    (excess-green index of the scene: above `codes` "high" is tree or grass, below "low" is
+    neither), `everywhere` (all pixels are one of `codes` "all"). `void_green`: instances with more
+    than this share of vegetation are made void: ruins, and outlines drawn under trees, teach
+    nothing about roofs.
     """
 
     kind: str
@@ -124,8 +125,9 @@ def prepare_source(
         void |= found.void
         if found.instance is not None:
             fresh = found.instance + (found.instance > 0) * int(instance.max())
-            instance = np.where(found.instance > 0, fresh, instance).astype(np.int32)
+            instance = np.where((instance == 0) & (found.instance > 0), fresh, instance)
     sets[(sets == 0) | void] = everything
+    instance = instance.astype(np.int32)
     instance[void] = 0
     signed, second = distance_bytes(instance, spec.gsd_m)
     signed[void] = 0
@@ -253,23 +255,28 @@ def _greenness(
 
 
 def _polygons(path: Path, spec: SourceSpec, shape: tuple[int, ...], schema: LabelSchema) -> _Found:
-    """Burn drawn polygons: `classes` sets, `void` areas, `instances` of one class (own ids)."""
+    """Burn drawn polygons: `classes` sets, `void` areas, or one instance each of a `thing`."""
     from rasterio.features import rasterize
     from shapely.affinity import translate
     from shapely.geometry import shape as to_geometry
 
     everything = (1 << len(schema)) - 1
     sets = np.full(shape, everything, np.uint8)
-    void = np.zeros(shape, np.uint8)
+    void = np.zeros(shape, bool)
+    instance = np.zeros(shape, np.int32)
     row, col = (spec.window or (0, 0))[:2]
     for feature in json.loads(path.read_text())["features"]:
         geometry = translate(to_geometry(feature["geometry"]), -col, -row)
         burnt = rasterize([geometry], shape, dtype="uint8").astype(bool)
-        if feature["properties"].get("void"):
+        said = feature["properties"]
+        if said.get("void"):
             void |= burnt
+        elif "thing" in said:
+            sets[burnt] = set_of([said["thing"]], schema)
+            instance[burnt] = instance.max() + 1
         else:
-            sets[burnt] &= set_of(feature["properties"]["classes"], schema)
-    return _Found(sets, void.astype(bool))
+            sets[burnt] &= set_of(said["classes"], schema)
+    return _Found(sets, void, instance)
 
 
 def _read(path: Path, window: tuple[int, int, int, int] | None) -> npt.NDArray[Any]:

@@ -2,8 +2,8 @@
 
 A thing class claims the pixels where its probability reaches a threshold. Inside that region the
 instances are split by a watershed on the *strength* field, distance to the outline times
-(1 - contact): a seed is a connected piece above a level that holds no seed of a higher level, and
-seeds grow downhill until they meet or the region ends. Everything a pixel's fate depends on lies
+(1 - contact): two tops are two instances when the saddle between them is deep for their height,
+and both grow downhill until they meet or the region ends. Everything a pixel's fate depends on lies
 within a thing's own region, so a halo wider than a thing decides it as the whole scene would.
 """
 
@@ -23,8 +23,7 @@ from geopanoptic.schema import LabelSchema
 if TYPE_CHECKING:
     from geopanoptic.models.card import ModelCard
 
-_LEVELS = ("seed_high", "seed_mid", "seed_low")
-_KEYS = ("region", *_LEVELS, "score", "area_px")
+_KEYS = ("region", "ratio", "peak", "score", "area_px")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +31,9 @@ class SeededDecoder:
     """Settings of the decoder, one row per thing class in the order of `things`.
 
     `channels` of the thing and stuff classes in the semantic field; `region`: probability from
-    which a pixel is claimed; `levels` (thing, 3) of the strength field, falling; `score`: mean
-    probability below which a segment returns to stuff; `area_px`: the same for specks that do not
-    touch the window's rim.
+    which a pixel is claimed; `ratio`: of saddle to lower peak below which two tops are two things;
+    `peak`: strength a top needs to be one; `score`: mean probability below which a segment
+    returns to stuff; `area_px`: the same for specks that do not touch the window's rim.
     """
 
     things: npt.NDArray[np.uint8]
@@ -42,7 +41,8 @@ class SeededDecoder:
     thing_channels: npt.NDArray[np.int64]
     stuff_channels: npt.NDArray[np.int64]
     region: npt.NDArray[np.float32]
-    levels: npt.NDArray[np.float32]
+    ratio: npt.NDArray[np.float32]
+    peak: npt.NDArray[np.uint8]
     score: npt.NDArray[np.float32]
     area_px: npt.NDArray[np.int64]
 
@@ -58,7 +58,7 @@ class SeededDecoder:
 
     @classmethod
     def from_thresholds(cls, schema: LabelSchema, thresholds: Mapping[str, float]) -> SeededDecoder:
-        """Make the decoder of a schema; every thing class needs all of `region, seed_*, ...`."""
+        """Make the decoder of a schema; every thing class needs all of them."""
         wanted = {f"{c.name}_{key}" for c in schema.things for key in _KEYS}
         for key in thresholds:
             if key not in wanted:
@@ -73,9 +73,10 @@ class SeededDecoder:
             thing_channels=np.array([schema.ids.index(c.id) for c in schema.things], np.int64),
             stuff_channels=np.array([schema.ids.index(c.id) for c in schema.stuff], np.int64),
             region=table[:, 0].copy(),
-            levels=-np.sort(-table[:, 1:4], axis=1),
-            score=table[:, 4].copy(),
-            area_px=table[:, 5].astype(np.int64),
+            ratio=table[:, 1].copy(),
+            peak=np.clip(np.round(table[:, 2] * 255), 1, 255).astype(np.uint8),
+            score=table[:, 3].copy(),
+            area_px=table[:, 4].astype(np.int64),
         )
 
     def __call__(
@@ -97,17 +98,12 @@ class SeededDecoder:
                 "check the scene's values (NaN that is not marked as nodata, huge numbers)"
             )
         priority = flood.quantised(strength, region)
-        label, class_row = flood.seeds(priority, region, self.levels_as_bytes)
+        label, class_row = flood.seeds(priority, region, self.ratio, self.peak)
         flood.grow(priority, region, label)
         instance, kept = flood.settle(label, claim, class_row, self)
         class_of = np.zeros(len(kept) + 1, np.uint8)
         class_of[1:] = self.things[class_row[kept]]
         return Segmented(stuff, instance, class_of, np.where(instance > 0, claim, score))
-
-    @property
-    def levels_as_bytes(self) -> npt.NDArray[np.uint8]:
-        """The seed levels in the quantisation of the strength field."""
-        return np.clip(np.round(self.levels * 255), 1, 255).astype(np.uint8)
 
 
 def strength_of(

