@@ -8,7 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from geopanoptic.models.card import ModelCard
-from geopanoptic.models.checkpoint import bundled_names, model_path, read_header, save_model
+from geopanoptic.models.checkpoint import (
+    bundled_names,
+    model_path,
+    read_header,
+    read_tensors,
+    save_model,
+)
 from geopanoptic.models.segmenter import Fields, Segmented, Segmenter
 
 DEFAULT_MODEL = "landcover-v0"
@@ -19,6 +25,7 @@ __all__ = [
     "ModelCard",
     "Segmented",
     "Segmenter",
+    "check_model",
     "list_models",
     "load_model",
     "read_card",
@@ -37,6 +44,17 @@ def read_card(name_or_path: str | Path) -> ModelCard:
     Raises CheckpointError when there is no such model or the file is no model file.
     """
     return read_header(model_path(name_or_path)).card
+
+
+def check_model(name_or_path: str | Path) -> ModelCard:
+    """Return the card of a model after reading the whole file and comparing its hash; no torch.
+
+    Raises CheckpointError when the file is damaged or altered.
+    """
+    path = model_path(name_or_path)
+    header = read_header(path)
+    read_tensors(path, header)
+    return header.card
 
 
 def load_model(

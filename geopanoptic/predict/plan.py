@@ -12,7 +12,7 @@ import numpy.typing as npt
 from geopanoptic import __version__
 from geopanoptic.errors import SceneError
 from geopanoptic.grid import RegionGrid, TileGrid, Tiling, Window
-from geopanoptic.models import ModelCard, Segmenter, read_card
+from geopanoptic.models import ModelCard, Segmenter, check_model
 from geopanoptic.predict.settings import PredictSettings
 from geopanoptic.raster import Area, ReadRequest, Scene, WorkingScene
 from geopanoptic.store import JobRef, PartStore
@@ -103,7 +103,7 @@ def make_plan(scene: Scene, model: str | Segmenter, settings: PredictSettings) -
     Raises SceneError when the scene breaks the promise of the model's card, CheckpointError for
     a model file that cannot be used, GridError for core and halo that do not fit.
     """
-    card = read_card(model) if isinstance(model, str) else model.card
+    card = check_model(model) if isinstance(model, str) else model.card
     working = WorkingScene.plan(scene, _request(card, settings))
     tiling = _tiling(card, settings, working)
     grid = tiling.grid(working.georef.shape)
