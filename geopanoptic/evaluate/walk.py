@@ -14,7 +14,7 @@ import numpy.typing as npt
 from geopanoptic.contingency import Contingency
 from geopanoptic.errors import SceneError
 from geopanoptic.evaluate.pairing import ScenePair
-from geopanoptic.grid import TileGrid, Window
+from geopanoptic.grid import Shape, Window
 from geopanoptic.metrics import ClassCode, PanopticCount, count_outlines, labels_of
 from geopanoptic.metrics.boundary import OUTSIDE
 from geopanoptic.workers import EngineSpec, open_engine
@@ -37,7 +37,7 @@ class Walk:
         """Cut every pair into blocks of `block` px."""
         first = [0]
         for pair in pairs:
-            first.append(first[-1] + len(TileGrid(pair.georef.shape, block, 0)))
+            first.append(first[-1] + len(_cut(pair, block)))
         return cls(pairs, block, tuple(first))
 
     def __len__(self) -> int:
@@ -46,8 +46,35 @@ class Walk:
     def place(self, key: int) -> tuple[int, Window]:
         """Return (pair number, window) of a block number."""
         k = bisect_right(self.first, key) - 1
-        grid = TileGrid(self.pairs[k].georef.shape, self.block, 0)
-        return k, grid.tile(key - self.first[k]).core
+        return k, _cut(self.pairs[k], self.block).window(key - self.first[k])
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """An array cut into blocks of `rows` x `cols`, numbered row by row."""
+
+    shape: Shape
+    rows: int
+    cols: int
+
+    def __len__(self) -> int:
+        return -(-self.shape[0] // self.rows) * -(-self.shape[1] // self.cols)
+
+    def window(self, index: int) -> Window:
+        """Return a block's window."""
+        i, j = divmod(index, -(-self.shape[1] // self.cols))
+        return Window(i * self.rows, j * self.cols, self.rows, self.cols).clipped(self.shape)
+
+
+def _cut(pair: ScenePair, block: int) -> _Cut:
+    """Cut a pair into squares of `block` px; into whole rows of as many px where files have them.
+
+    A PNG or striped TIFF must be decoded from its left edge: squares would decode it many times.
+    """
+    height, width = pair.georef.shape
+    if pair.truth.by_rows or pair.pred.by_rows:
+        return _Cut((height, width), max(1, block * block // width), width)
+    return _Cut((height, width), block, block)
 
 
 @dataclass(frozen=True, slots=True)

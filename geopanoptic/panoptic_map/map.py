@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
 from geopanoptic.panoptic_map.coco import CocoImage, read_coco
 from geopanoptic.panoptic_map.derive import derive_segments
-from geopanoptic.panoptic_map.source import LabelSource, RasterSource, raster_facts
+from geopanoptic.panoptic_map.source import LabelSource, RasterFacts, RasterSource, raster_facts
 from geopanoptic.panoptic_map.tables import MapInfo, load_segments, read_map_json
 from geopanoptic.panoptic_map.vector import (
     VECTOR_SUFFIXES,
@@ -41,6 +41,7 @@ class PanopticMap:
     them. `listed`: id -> class id of the segments a COCO table lists. `stuff_ids`: the instance
     raster also tells stuff segments apart (COCO). `things_only`: made from polygons, so void
     pixels are background. `loose_kinds`: thing or stuff is only guessed from the pixels.
+    `by_rows`: the file is laid out in whole rows, so whole rows are cheapest to read.
     """
 
     name: str
@@ -56,6 +57,7 @@ class PanopticMap:
     stuff_ids: bool = False
     things_only: bool = False
     loose_kinds: bool = False
+    by_rows: bool = False
 
     @classmethod
     def open(cls, path: str | Path, like: GeoRef | None = None) -> PanopticMap:
@@ -211,20 +213,21 @@ def _open_directory(folder: Path) -> PanopticMap:
     for name in ("semantic.tif", "instances.tif"):
         if not (folder / name).exists():
             raise StoreError(f"{folder} is an incomplete map: it has no {name}")
-    source, georef = _raster_pair(folder / "semantic.tif", folder / "instances.tif")
-    return PanopticMap(str(folder), georef, info, source, folder)
+    source, facts = _raster_pair(folder / "semantic.tif", folder / "instances.tif")
+    return PanopticMap(str(folder), facts.georef, info, source, folder, by_rows=facts.by_rows)
 
 
-def _raster_pair(semantic: Path, instances: Path | None) -> tuple[RasterSource, GeoRef]:
+def _raster_pair(semantic: Path, instances: Path | None) -> tuple[RasterSource, RasterFacts]:
     facts = raster_facts(semantic)
     nodata = None if facts.nodata is None else int(facts.nodata)
     if instances is None:
-        return RasterSource(str(semantic), None, nodata), facts.georef
+        return RasterSource(str(semantic), None, nodata), facts
     other = raster_facts(instances)
     difference = grid_difference(facts.georef, other.georef)
     if difference:
         raise SceneError(f"{semantic} and {instances} lie on different grids: {difference}")
-    return RasterSource(str(semantic), str(instances), nodata), facts.georef
+    by_rows = facts.by_rows or other.by_rows
+    return RasterSource(str(semantic), str(instances), nodata), replace(facts, by_rows=by_rows)
 
 
 def grid_difference(a: GeoRef, b: GeoRef) -> str:
@@ -262,7 +265,8 @@ def _open_rasters(
 ) -> PanopticMap:
     from geopanoptic.panoptic_map.names import raster_schema
 
-    source, georef = _raster_pair(Path(semantic), Path(instances) if instances else None)
+    source, facts = _raster_pair(Path(semantic), Path(instances) if instances else None)
+    georef = facts.georef
     classes = schema or raster_schema(source, georef)
     return PanopticMap(
         name,
@@ -271,6 +275,7 @@ def _open_rasters(
         source,
         has_instances=instances is not None,
         loose_kinds=schema is None,
+        by_rows=facts.by_rows,
     )
 
 
@@ -285,6 +290,7 @@ def _from_coco(path: Path, schema: LabelSchema, image: CocoImage) -> PanopticMap
         listed=image.source.class_of,
         listed_area=image.area,
         stuff_ids=True,
+        by_rows=True,
     )
 
 

@@ -103,12 +103,13 @@ class RasterSource:
 
 @dataclass(frozen=True, slots=True)
 class RasterFacts:
-    """What opening a label raster tells."""
+    """What opening a label raster tells; `by_rows`: its blocks span the whole width."""
 
     georef: GeoRef
     dtype: str
     nodata: float | None
     bands: int
+    by_rows: bool
 
 
 def raster_facts(path: str | Path) -> RasterFacts:
@@ -124,7 +125,8 @@ def raster_facts(path: str | Path) -> RasterFacts:
         shape = (dataset.height, dataset.width)
         bare = crs is None and dataset.transform.is_identity
         georef = GeoRef.of_pixels(shape) if bare else GeoRef(crs, dataset.transform, shape)
-        facts = RasterFacts(georef, dataset.dtypes[0], dataset.nodata, dataset.count)
+        by_rows = dataset.block_shapes[0][1] >= dataset.width
+        facts = RasterFacts(georef, dataset.dtypes[0], dataset.nodata, dataset.count, by_rows)
     if not np.issubdtype(np.dtype(facts.dtype), np.integer):
         raise SceneError(
             f"{path} has {facts.dtype} pixels; labels are whole numbers (uint8, int32)"
