@@ -336,17 +336,53 @@ def test_a_published_map_can_be_read_as_a_scene(
     assert np.array_equal(valid, published[1] > 0)
 
 
+IN_QGIS = """
+import json, os, sys
+from qgis.core import QgsApplication, QgsRasterLayer
+app = QgsApplication([], False)
+app.initQgis()
+found = {}
+for path in sys.argv[1:]:
+    layer = QgsRasterLayer(path, "labels")
+    message, styled = layer.loadDefaultStyle()
+    renderer = layer.renderer()
+    classes = renderer.classes() if renderer.type() == "paletted" else []
+    found[path] = [renderer.type(), styled, {c.value: [c.label, c.color.name()] for c in classes}]
+print(json.dumps(found), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.qgis
+def test_qgis_shows_classes_by_name_and_colour(
+    published: tuple[Path, np.ndarray, np.ndarray],
+) -> None:
+    paths = [str(published[0] / name) for name in ("semantic.tif", "instances.tif")]
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", IN_QGIS, *paths],
+        env=os.environ | {"QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+    )
+    semantic, instances = json.loads(done.stdout.splitlines()[-1]).values()
+    assert semantic[:2] == ["paletted", True]
+    for spec in SCHEMA.classes:
+        assert semantic[2][str(float(spec.id))] == [spec.name, spec.color]
+    assert instances[:2] == ["singlebandpseudocolor", True]
+
+
 @pytest.mark.bench
-def test_both_rasters_of_a_20_mpx_map_take_less_than_a_second_and_a_half(tmp_path: Path) -> None:
+def test_both_rasters_of_a_20_mpx_map_take_less_than_1500_cpu_ms(tmp_path: Path) -> None:
     import time
 
     semantic = np.kron(classes(500, 625), np.ones((8, 8), np.uint8))
-    instances = np.where(semantic <= 2, np.arange(semantic.size).reshape(semantic.shape) // 999, 0)
-    start = time.perf_counter()
+    parcels = np.kron(np.arange(32 * 40).reshape(32, 40) + 1, np.ones((128, 128), int))
+    instances = np.where(semantic <= 2, parcels[:4000, :5000], 0)
+    start = time.process_time()
     written(tmp_path / "s.tif", semantic)
     publish_cog(tmp_path / "s.tif", tmp_path / "a.tif", overviews="mode", palette=SCHEMA)
     written(tmp_path / "i.tif", instances.astype(np.int32))
     publish_cog(tmp_path / "i.tif", tmp_path / "b.tif", overviews="nearest")
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     shutil.rmtree(tmp_path, ignore_errors=True)
     assert took < 1.5, f"{took:.2f} s"

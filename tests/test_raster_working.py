@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rasters import SHARED, needs_shared, noise, write_raster
 
 from geopanoptic.errors import SceneError
+from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
 from geopanoptic.raster import ReadRequest, Scene, WorkingScene
 from geopanoptic.raster.bands import select_bands
@@ -78,6 +79,16 @@ def test_pixels_far_from_square_on_the_ground_are_read_as_squares(tmp_path: Path
     height_m, width_m = working.georef.pixel_m
     assert height_m == pytest.approx(width_m, rel=0.03)
     assert "squares" in working.notes[0]
+
+
+@pytest.mark.parametrize("epsg, x, y", [(4326, 24.9, 60.2), (4326, 179.99, -17), (3857, 3e6, 8e6)])
+def test_height_times_width_of_a_pixel_is_its_area(epsg: int, x: float, y: float) -> None:
+    step = 1e-5 if epsg == 4326 else 1.0
+    crs = rasterio.CRS.from_epsg(epsg).to_wkt()
+    georef = GeoRef(crs, Affine(step, 0, x, 0, -step, y), (500, 4000))
+    height_m, width_m = georef.pixel_m
+    assert height_m * width_m == pytest.approx(georef.gsd_m**2, rel=1e-4)
+    assert (height_m > 1.3 * width_m) == (epsg == 4326 and abs(y) > 50)
 
 
 def test_without_crs_the_pixels_are_the_models_and_this_is_said(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from geopanoptic.raster.style import write_pam, write_semantic_qml
 from geopanoptic.schema import LabelSchema
 
 BLOCK_PX = 512
-_STRIP_PX = 2**24  # pixels compared at a time
+_STRIP_PX = 2**22  # pixels compared at a time
 
 Overviews = Literal["mode", "nearest"]
 
