@@ -18,7 +18,9 @@ Longs = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-SEEN, RIM = 1, 2  # bits of a mark: the pixel's west edge was walked; the pixel lies on the rim
+# Bits of a mark. Of a pixel: its west edge was walked; it lies on the rim. Of a vertex: it lies on
+# the first or last row of corners of the block; on the first or last column of corners.
+SEEN, RIM, ON_ROW, ON_COL = 1, 2, 4, 8
 
 
 @numba.njit(cache=True, nogil=True)
@@ -142,28 +144,30 @@ def _head(stride: int, pixel: int, heading: int) -> int:
 @numba.njit(cache=True, nogil=True)
 def _walk(
     flat: Ints, marks: Marks, stride: int, edge: int, vertices: Ints, n: int
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """Follow the boundary from `edge` = pixel * 4 + heading until it closes or meets the rim.
 
-    Writes vertices from place `n` on. Returns (number of vertices, end, touches): end is -1 when
-    the ring closed, else vertex * 4 + heading of the first edge that is not ours; touches is 1
-    when label 0 lay beside it.
+    Writes vertices from place `n` on. Returns (number of vertices, end, touches, first): end is
+    -1 when the ring closed, else vertex * 4 + heading of the first edge that is not ours; touches
+    is 1 when label 0 lay beside it; first is the least vertex where a southward edge begins.
     """
     pixel, heading = edge >> 2, edge & 3
-    touches = 0
+    touches, first = 0, flat.size
     while True:
         if heading == 0:
             marks[pixel] |= SEEN
+            first = min(first, pixel - stride - 1)
         vertex = _head(stride, pixel, heading)
+        across = ON_COL if heading & 1 else ON_ROW
         pixel, heading, stands, nothing = _next_edge(flat, stride, vertex, heading)
         touches |= nothing
-        if stands:
+        if stands or marks[vertex] & across:
             vertices[n] = vertex
             n += 1
         if pixel * 4 + heading == edge:
-            return n, -1, touches
+            return n, -1, touches, first
         if marks[pixel] & RIM:
-            return n, vertex * 4 + heading, touches
+            return n, vertex * 4 + heading, touches, first
 
 
 @numba.njit(cache=True, nogil=True)
@@ -180,7 +184,7 @@ def _walk_all(
             edge = chains[m]
         else:
             while pixel < stop and (
-                flat[pixel] <= 0 or flat[pixel - 1] == flat[pixel] or marks[pixel] != 0
+                flat[pixel] <= 0 or flat[pixel - 1] == flat[pixel] or marks[pixel] & (SEEN | RIM)
             ):
                 pixel += 1
             if pixel == stop:
@@ -188,35 +192,40 @@ def _walk_all(
             edge = pixel * 4
             vertices[n] = pixel - stride - 1
             n += 1
-        n, end, touches = _walk(flat, marks, stride, edge, vertices, n)
+        n, end, touches, first = _walk(flat, marks, stride, edge, vertices, n)
         rings[m, 0] = n
         rings[m, 1] = flat[edge >> 2]
         rings[m, 2] = _head(stride, edge >> 2, (edge + 3) & 3) * 4 + (edge & 3)
         rings[m, 3] = end
         rings[m, 4] = touches
+        rings[m, 5] = first
         m += 1
 
 
-def trace_block(padded: Ints) -> tuple[Ints, Longs]:
+def trace_block(padded: Ints, *, cut: bool = False) -> tuple[Ints, Longs]:
     """Walk all boundaries of the parts inside the rim of `padded` (h+2, w+2), each edge once.
 
     Returns (vertices, rings). Rings have the columns: stop (in vertices), part, start, end,
-    touches. `end` is -1 for a closed ring: it begins and ends with the tail of its first
-    southward edge in scan order, which is always a corner. Else the row is a chain, the piece of
-    a ring between two visits of the rim: `start` and `end` are vertex * 4 + heading of its first
-    edge and of the first edge after it. A vertex belongs to the edge that runs into it, so
-    chains laid end to end give every vertex once.
+    touches, first. `end` is -1 for a closed ring: it begins and ends with the tail of its first
+    southward edge in scan order (`first`), which is always a corner. Else the row is a chain, the
+    piece of a ring between two visits of the rim: `start` and `end` are vertex * 4 + heading of
+    its first edge and of the first edge after it. A vertex belongs to the edge that runs into it,
+    so chains laid end to end give every vertex once. With `cut` there is also a vertex wherever a
+    boundary crosses the line between the block and its rim.
     """
     stride, flat = padded.shape[1], padded.reshape(-1)
     framed = np.full(padded.shape, RIM, np.uint8)
     framed[1:-1, 1:-1] = 0
+    if cut:
+        framed[[0, -2], :-1] |= ON_ROW
+        framed[:-1, [0, -2]] |= ON_COL
     marks = framed.reshape(-1)
     chains = _chain_starts(padded, marks)
     # Each crack has a part on at most two sides, so these hold all edges and all rings.
     across = np.count_nonzero(padded[:, 1:] != padded[:, :-1])
     along = np.count_nonzero(padded[1:] != padded[:-1])
     vertices = np.empty(2 * (across + along) + across + 1, np.int32)
-    rings = np.empty((across + len(chains) + 1, 5), np.int64)
+    rings = np.empty((across + len(chains) + 1, 6), np.int64)
     n, m = _walk_all(flat, marks, stride, chains, vertices, rings)
     return vertices[:n].copy(), rings[:m]
 
@@ -236,7 +245,7 @@ def _chain_starts(padded: Ints, marks: Marks) -> Longs:
         right = tail + (0, stride, stride + 1, 1)[heading]
         comes_right = flat[right] == flat[pixel]
         before = np.where(comes_right, right, left)
-        comes = (comes_right | (flat[left] == flat[pixel])) & (marks[before] == RIM)
+        comes = (comes_right | (flat[left] == flat[pixel])) & (marks[before] & RIM > 0)
         found.append(pixel[comes] * 4 + heading)
     return np.concatenate(found)
 

@@ -13,15 +13,18 @@ from geopanoptic.polygons.batch import PolygonBatch, ranges
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 
+NEVER = np.iinfo(np.int64).max
+
 
 @dataclass(frozen=True, slots=True)
 class Rings:
     """Closed rings and chains (open pieces of rings) of some parts, with vertices row, col.
 
     Per ring: `length` in vertices, `group` (the feature it goes into), `part` (the 4-connected
-    part it bounds), `label`, `start` and `end`. `end` is -1 for a closed ring, whose `start` then
-    orders rings as a scan would meet them. A chain's `start` and `end` name its first edge and
-    the first edge after it, so the chain that starts with the `end` of this one follows it.
+    part it bounds), `label`, `start` and `end`. `end` is -1 for a closed ring. A chain's `start`
+    and `end` name its first edge and the first edge after it, so the chain that starts with the
+    `end` of this one follows it. `first` is the corner (`corner_key`) where the first southward
+    edge in scan order begins (NEVER without one): it orders rings as a scan would meet them.
     """
 
     coords: Ints
@@ -29,6 +32,7 @@ class Rings:
     group: Longs
     part: Longs
     label: Ints
+    first: Longs
     start: Longs
     end: Longs
     touches: npt.NDArray[np.bool_]
@@ -64,7 +68,8 @@ def close(rings: Rings, scene_width: int) -> Rings:
     """Join all chains end to start into closed rings; rings that were closed stay as they are.
 
     A joined ring begins, like one traced in a single block, with the tail of its first
-    southward edge in scan order. Every chain must have its follower among `rings`.
+    southward edge in scan order (if simplification left that corner). Every chain must have its
+    follower among `rings`.
     """
     is_chain = rings.end >= 0
     if not is_chain.any():
@@ -80,10 +85,11 @@ def close(rings: Rings, scene_width: int) -> Rings:
     touches = np.zeros(len(lengths), bool)
     np.logical_or.at(touches, ring, laid.touches)
     n = np.add.reduceat(laid.length, first)
-    coords, start = _rotate(laid.coords, n, scene_width)
-    ends = np.full(len(n), -1, np.int64)
+    met = np.minimum.reduceat(laid.first, first)
+    coords = _rotate(laid.coords, n, corner_key(laid.coords, scene_width) == np.repeat(met, n))
+    none = np.full(len(n), -1, np.int64)
     one = laid.take(first)
-    joined = Rings(coords, n + 1, one.group, one.part, one.label, start, ends, touches)
+    joined = Rings(coords, n + 1, one.group, one.part, one.label, met, none, none, touches)
     return Rings.concatenate([whole, joined])
 
 
@@ -104,20 +110,18 @@ def _cycles(follower: Longs) -> tuple[npt.NDArray[np.intp], Longs]:
     return np.array(sequence, np.intp), np.array(lengths, np.int64)
 
 
-def _rotate(coords: Ints, n: Longs, scene_width: int) -> tuple[Ints, Longs]:
-    """Turn rings (not yet closed, `n` vertices each) to their canonical start and close them."""
+def _rotate(coords: Ints, n: Longs, is_start: npt.NDArray[np.bool_]) -> Ints:
+    """Turn rings (`n` vertices each, not yet closed) to their start, if they have one; close them.
+
+    A ring passes each corner once, so at most one vertex of each can be its start.
+    """
     first = np.cumsum(n) - n
-    following = np.arange(len(coords)) + 1
-    following[first + n - 1] = first
-    ahead = coords[following]
-    south = (ahead[:, 1] == coords[:, 1]) & (ahead[:, 0] > coords[:, 0])
-    key = corner_key(coords, scene_width)
-    start = np.minimum.reduceat(np.where(south, key, np.iinfo(np.int64).max), first)
-    at = np.flatnonzero(south & (key == np.repeat(start, n)))
-    # a ring visits a corner at most once southward, so `at` has exactly one row per ring
-    turn = ranges(np.zeros(len(n), np.int64), n + 1) + np.repeat(at - first, n + 1)
-    turned = np.repeat(first, n + 1) + turn % np.repeat(n, n + 1)
-    return coords[turned], start * 4
+    at = np.zeros(len(n), np.int64)
+    here = np.flatnonzero(is_start)
+    ring = np.searchsorted(first, here, side="right") - 1
+    at[ring] = here - first[ring]
+    turn = ranges(at, n + 1) % np.repeat(n, n + 1)
+    return coords[np.repeat(first, n + 1) + turn]
 
 
 def corner_key(coords: Ints, scene_width: int) -> Longs:
@@ -132,16 +136,16 @@ def assemble(rings: Rings, area_px: tuple[Longs, Longs], scene_width: int) -> Po
     outer one, the rest are holes: no test of points in polygons is needed.
     """
     parts, of_part = np.unique(rings.part, return_inverse=True)
-    met = np.full(len(parts), np.iinfo(np.int64).max)
-    np.minimum.at(met, of_part, rings.start)
-    rings = rings.take(np.lexsort((rings.start, met[of_part], rings.group)))
+    met = np.full(len(parts), NEVER)
+    np.minimum.at(met, of_part, rings.first)
+    rings = rings.take(np.lexsort((rings.first, met[of_part], rings.group)))
     new_group = np.append(True, rings.group[1:] != rings.group[:-1])
     new_part = new_group | np.append(True, rings.part[1:] != rings.part[:-1])
     n = len(rings)
     first_ring = np.flatnonzero(new_group)
     outer = np.flatnonzero(new_part)
     ring_offsets = np.append(0, np.cumsum(rings.length))
-    corner = rings.coords[ring_offsets[first_ring]].astype(np.int64)
+    row, col = np.divmod(rings.first[first_ring], scene_width + 1)
     groups = rings.group[first_ring]
     return PolygonBatch(
         labels=rings.label[first_ring],
@@ -150,6 +154,6 @@ def assemble(rings: Rings, area_px: tuple[Longs, Longs], scene_width: int) -> Po
         polygon_offsets=np.append(outer, n),
         multi_offsets=np.append(np.searchsorted(outer, first_ring), len(outer)),
         area_px=area_px[1][np.searchsorted(area_px[0], groups)],
-        first_px=corner[:, 0] * scene_width + corner[:, 1],
+        first_px=row * scene_width + col,
         touches_edge=np.logical_or.reduceat(rings.touches, first_ring),
     )

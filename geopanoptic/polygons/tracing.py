@@ -11,7 +11,7 @@ import numpy.typing as npt
 from geopanoptic.grid import Shape, TileGrid
 from geopanoptic.polygons import kernels
 from geopanoptic.polygons.batch import PolygonBatch
-from geopanoptic.polygons.rings import Rings, assemble, close
+from geopanoptic.polygons.rings import NEVER, Rings, assemble, close
 from geopanoptic.polygons.seams import Block, BlockReader, Group, Seams
 
 Longs = npt.NDArray[np.int64]
@@ -61,31 +61,27 @@ def _name(
     part = np.where(roots >= 0, roots, inside)
     group = block.label.astype(np.int64) if seams.group == "id" else part
     mine = table[:, 1]
+
+    def scene_wide(vertex: Longs) -> Longs:
+        r, c = np.divmod(vertex, stride)
+        return (r + window.row) * (scene_width + 1) + c + window.col
+
+    first, start, end = table[:, 5], table[:, 2], table[:, 3]
     rings = Rings(
         coords,
         np.diff(table[:, 0], prepend=0),
         group[mine],
         part[mine],
         block.label[mine],
-        _scene_edge(table[:, 2], stride, window.row, window.col, scene_width),
-        np.where(
-            table[:, 3] < 0,
-            -1,
-            _scene_edge(table[:, 3], stride, window.row, window.col, scene_width),
-        ),
+        np.where(first < block.padded.size, scene_wide(first), NEVER),
+        scene_wide(start >> 2) * 4 + (start & 3),
+        np.where(end < 0, -1, scene_wide(end >> 2) * 4 + (end & 3)),
         table[:, 4] > 0,
     )
     groups, of_group = np.unique(group[1:], return_inverse=True)
     areas = np.zeros(len(groups), np.int64)
     np.add.at(areas, of_group, block.area[1:])
     return rings, (groups, areas)
-
-
-def _scene_edge(code: Longs, stride: int, row: int, col: int, scene_width: int) -> Longs:
-    """Turn a block's vertex * 4 + heading into one that holds in the whole scene."""
-    vertex, heading = code >> 2, code & 3
-    r, c = np.divmod(vertex, stride)
-    return ((r + row) * (scene_width + 1) + c + col) * 4 + heading
 
 
 @dataclass(slots=True)
