@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -58,9 +59,8 @@ class LabelWriter:
             "tiled": True,
             "blockxsize": BLOCK_PX,
             "blockysize": BLOCK_PX,
-            # a working file: written once, read once, compressed well only in the published copy
-            "compress": "deflate",
-            "zlevel": 1,
+            # a working file: written once, read twice, compressed well only in the published copy
+            **_quick_compression(),
             "bigtiff": "if_safer",
         }
         self._dataset: Any = None
@@ -207,6 +207,19 @@ class LabelReader:
 def read_labels(path: str | Path, window: Window | None = None) -> Array:
     """Return the labels of a window of a raster (all when None): (row, col)."""
     return LabelReader(path).read(window)
+
+
+@lru_cache(maxsize=1)
+def _quick_compression() -> dict[str, Any]:
+    """Return the fastest compression this GDAL can write: ZSTD, or DEFLATE in builds without it."""
+    options = {"compress": "zstd", "zstd_level": 1}
+    probe = {"driver": "GTiff", "height": 1, "width": 1, "count": 1, "dtype": "uint8"}
+    try:
+        with gdal_env(), no_place_is_fine(), rasterio.MemoryFile() as memory:
+            memory.open(**probe, **options).close()
+    except (RasterioError, CPLE_BaseError):
+        return {"compress": "deflate", "zlevel": 1}
+    return options
 
 
 @contextmanager
