@@ -72,7 +72,7 @@ class Noise:
     cut_miss: float = 0.5
     cut_split: float = 0.03
     class_flip: float = 0.0
-    least_px: int = 4
+    least_px: int = 12
 
 
 def wandering(shape: Shape, rng: np.random.Generator, spacing: int = 20) -> npt.NDArray[np.float32]:

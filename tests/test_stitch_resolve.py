@@ -117,6 +117,19 @@ def test_a_whole_view_outside_its_core_yields_to_what_the_owner_saw_there() -> N
     assert modes(done) == [[DROP], [PAINT]]
 
 
+def test_a_speck_of_the_owners_does_not_swallow_what_another_tile_saw_whole() -> None:
+    scene = Scene().sees(0, 10, 52, (30, 76)).sees(1, 12, 72, (16, 75))
+    done = scene.stitched()
+    assert modes(done) == [[PAINT], [PAINT]]
+    areas = np.bincount(done.ids[done.ids > 0])[1:].tolist()
+    assert sorted(areas) == [12, 20 * 24 - 12]
+
+
+def test_in_its_own_core_a_tile_paints_first() -> None:
+    done = Scene().sees(0, 10, 50, (20, 62)).sees(1, 10, 58, (20, 74)).stitched()
+    assert segments(done) == {(10, 50, 20, 60, BUILDING), (10, 60, 20, 74, BUILDING)}
+
+
 def test_a_cut_view_yields_to_the_whole_view_that_covers_it() -> None:
     done = Scene().sees(0, 10, 50, (20, 90)).sees(1, 10, 50, (20, 90)).stitched()
     assert segments(done) == {(10, 50, 20, 90, BUILDING)}
@@ -153,6 +166,14 @@ def test_a_cut_object_that_the_neighbour_split_keeps_the_larger_part() -> None:
     done = scene.stitched()
     assert segments(done) == {(10, 5, 30, 115, BUILDING), (22, 60, 30, 115, BUILDING)}
     assert done.resolution.counts["conflicts"] == 1
+
+
+def test_what_looks_whole_here_but_is_a_piece_of_a_cut_object_there_joins_it() -> None:
+    # the left tile lost the object's end beyond column 70, so that its view seems to be whole
+    done = Scene().sees(0, 10, 45, (20, 70)).sees(1, 10, 40, (20, 115)).stitched()
+    assert segments(done) == {(10, 45, 20, 115, BUILDING)}
+    assert modes(done) == [[PAINT], [CORE]]
+    assert done.resolution.counts["conflicts"] == 0
 
 
 def test_a_skipped_or_failed_neighbour_gives_no_pair_and_the_object_ends_at_its_core() -> None:

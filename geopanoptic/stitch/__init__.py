@@ -15,7 +15,7 @@ on workers, on the order of completion, or on the model's own numbering.
 from geopanoptic.stitch.assemble import assemble_core, measure_core, number
 from geopanoptic.stitch.facts import SegmentFacts
 from geopanoptic.stitch.label import label_tile
-from geopanoptic.stitch.resolve import Resolution, resolve
+from geopanoptic.stitch.resolution import Resolution, resolve
 from geopanoptic.stitch.seam import match_seam
 from geopanoptic.stitch.tables import (
     CORE,

@@ -21,7 +21,7 @@ from geopanoptic.stitch.ownership import centre_tile, owners
 from geopanoptic.stitch.tables import CORE, DROP, PAINT, SAME, Meetings, NodeTable, SeamTable
 
 DUPLICATE_SHARE = 0.5  # two whole views are one object if they share this much of the smaller
-RESCUE_SHARE = 0.2  # a whole view outside its core stays if others saw less than this of it
+RESCUE_SHARE = 0.2  # a whole view is rescued if less than this of it is under what stays
 COVERED_SHARE = 0.5  # a cut view goes if kept whole views of other tiles cover more than this
 
 Ints = npt.NDArray[np.int64]
@@ -60,11 +60,12 @@ def resolve(nodes: NodeTable, seams: SeamTable, grid: TileGrid) -> Resolution:
        whose core holds the centre of their joint box owns it, if it has a view, else the tile
        with the nearest centre. All views of the owner stay, all others go: where one tile sees
        one object and the other two, one tile's opinion wins entirely.
-    2. A whole view that no other tile has whole stays if its centre is in its own core, or if
-       less than 20 % of it is under other tiles' views (the owner missed it). Cut views that lie
-       mostly under it do not count: they would go by step 3.
+    2. A whole view that no other tile has whole stays if its centre is in its own core. Of the
+       others, those of which less than 20 % is under views that stay are rescued (the owner
+       missed them), again one view for each object.
     3. A cut view goes if more than half of it lies under whole views that stay.
-    4. The cut views that remain are united along the pairs their strips found to be the SAME.
+    4. The cut views that remain are united along the pairs their strips found to be the SAME:
+       with each other, and with whole views that stay (which then were only a piece of it).
 
     Rows may come in any order. Warns when the grid has no halo: then nothing is exact.
 
@@ -83,12 +84,14 @@ def resolve(nodes: NodeTable, seams: SeamTable, grid: TileGrid) -> Resolution:
     pairs = meetings.take(meetings.both)
     whole = _whole_views(nodes, pairs, grid)
     cut = _cut_views(nodes, pairs, whole)
-    united = pairs.take((pairs.verdict == SAME) & cut[pairs.i] & cut[pairs.j])
+    stays = whole | cut
+    joins = (pairs.verdict == SAME) & stays[pairs.i] & stays[pairs.j]
+    united = pairs.take(joins & (cut[pairs.i] | cut[pairs.j]))
     leader = _least_of_component(len(nodes), united.i, united.j)
     mode = np.where(whole, PAINT, np.where(cut, CORE, DROP)).astype(np.uint8)
     gid = np.zeros(len(nodes), np.int64)
-    leaders, compact = np.unique(leader[mode > DROP], return_inverse=True)
-    gid[mode > DROP] = compact.ravel() + 1
+    leaders, compact = np.unique(leader[stays], return_inverse=True)
+    gid[stays] = compact.ravel() + 1
     seen_as = _seen_as(nodes, pairs, whole, gid)
     views = Views(nodes, mode, gid, seen_as, meetings)
     return Resolution(
@@ -109,17 +112,29 @@ def _in_order(nodes: NodeTable) -> NodeTable:
 def _whole_views(nodes: NodeTable, pairs: Meetings, grid: TileGrid) -> Mask:
     """Tell which whole views stay (steps 1 and 2); shape (nodes,)."""
     whole = ~nodes.truncated
+    stays = whole & (centre_tile(nodes.bbox, grid) == nodes.tile)
+    members, wins = _one_view_each(nodes, pairs, whole, grid)
+    stays[members] = wins
+    # what would be lost although nothing that stays is in its place
+    painted = stays | _cut_views(nodes, pairs, stays)
+    lost = whole & ~stays & (_rival_px(nodes, pairs, painted) < RESCUE_SHARE * nodes.area_px)
+    stays |= lost
+    members, wins = _one_view_each(nodes, pairs, lost, grid)
+    stays[members] = wins
+    return stays
+
+
+def _one_view_each(
+    nodes: NodeTable, pairs: Meetings, among: Mask, grid: TileGrid
+) -> tuple[Ints, Mask]:
+    """Return the views that have a duplicate in another tile, and which of them win."""
     smaller = np.minimum(nodes.area_px[pairs.i], nodes.area_px[pairs.j])
-    twice = whole[pairs.i] & whole[pairs.j] & (pairs.pixels >= DUPLICATE_SHARE * smaller)
+    twice = among[pairs.i] & among[pairs.j] & (pairs.pixels >= DUPLICATE_SHARE * smaller)
     i, j = pairs.i[twice], pairs.j[twice]
     members = np.unique(np.concatenate([i, j]))
     group = _components(len(members), np.searchsorted(members, i), np.searchsorted(members, j))
     owner = owners(group, nodes.tile[members], nodes.bbox[members], grid)
-    at_home = centre_tile(nodes.bbox, grid) == nodes.tile
-    unseen = _rival_px(nodes, pairs) < RESCUE_SHARE * nodes.area_px
-    stays = whole & (at_home | unseen)
-    stays[members] = nodes.tile[members] == owner[group]
-    return stays
+    return members, nodes.tile[members] == owner[group]
 
 
 def _cut_views(nodes: NodeTable, pairs: Meetings, whole: Mask) -> Mask:
@@ -131,15 +146,16 @@ def _cut_views(nodes: NodeTable, pairs: Meetings, whole: Mask) -> Mask:
     return nodes.truncated & (covered <= COVERED_SHARE * nodes.area_px)
 
 
-def _rival_px(nodes: NodeTable, pairs: Meetings) -> npt.NDArray[np.float64]:
-    """Return how many pixels of each node lie under other tiles' views (corners count twice).
+def _rival_px(nodes: NodeTable, pairs: Meetings, painted: Mask) -> npt.NDArray[np.float64]:
+    """Return how many pixels of each node lie under painted views (corners count twice).
 
-    Cut views that would go if the node stays are left out.
+    Cut views that would go if the node stays are no rivals.
     """
     rivals = np.zeros(len(nodes))
     for mine, other in ((pairs.i, pairs.j), (pairs.j, pairs.i)):
         goes = nodes.truncated[other] & (pairs.pixels > COVERED_SHARE * nodes.area_px[other])
-        rivals += np.bincount(mine[~goes], pairs.pixels[~goes], minlength=len(nodes))
+        counts = painted[other] & ~goes
+        rivals += np.bincount(mine[counts], pairs.pixels[counts], minlength=len(nodes))
     return rivals
 
 
