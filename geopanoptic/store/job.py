@@ -207,7 +207,10 @@ def _agree(root: Path, wanted: dict[str, Any]) -> bool:
         content = {"format": FORMAT, "version": VERSION, "created": _now(), "fingerprint": wanted}
         temporary = root / temporary_name(MANIFEST)
         disk.write_new(temporary, [json.dumps(content, indent=1).encode()])
-        disk.link_new(temporary, manifest)
+        try:
+            disk.link_new(temporary, manifest)
+        finally:
+            temporary.unlink(missing_ok=True)
         return False
     found = _read_manifest(manifest)
     changes = list(differences(found, wanted))

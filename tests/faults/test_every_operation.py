@@ -1,0 +1,46 @@
+"""Whatever disk operation fails, or is the last before the process dies: nothing is lost.
+
+SQLite's way: fail the n-th operation, for every n; what stands under a final name is whole or not
+there; the resumed run keeps the finished parts and makes the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+SWEEP = Path(__file__).with_name("sweep.py")
+MEMORY = Path("/dev/shm")  # thousands of fsyncs; what they flush to is not the point
+
+
+def sweep(regions: int, *faults: str) -> dict[str, int]:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        command = [sys.executable, str(SWEEP), f"{folder}/run", str(regions), *faults]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["wrong"] == {}, done.stderr
+    made: dict[str, int] = report["made"]
+    return made
+
+
+def test_killed_at_any_operation_a_job_goes_on() -> None:
+    made = sweep(2, "any:KILL", "write:TORN")
+    assert made["any:KILL"] > 30
+    assert made["write:TORN"] > 10
+
+
+def test_with_the_disk_full_at_any_operation_a_job_goes_on() -> None:
+    assert sweep(2, "any:ENOSPC")["any:ENOSPC"] > 30
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("fault", ["any:KILL", "write:TORN", "any:ENOSPC", "any:EIO", "any:EROFS"])
+def test_a_job_of_sixteen_regions_survives_each_fault_at_each_operation(fault: str) -> None:
+    assert sweep(16, fault)[fault] > 80
