@@ -40,7 +40,14 @@ def geodesic_area_m2(g: GeoRef) -> float:
         georef(2263, Affine(1, 0, 980000, 0, -1, 200000), (5000, 5000)),  # US survey feet
         georef(4326, Affine(1e-4, 2e-5, 10, 1e-5, -1e-4, 60), (1000, 1000)),  # rotated
     ],
-    ids=["utm", "web mercator at 60 N", "degrees over the antimeridian", "swiss", "feet", "rotated"],
+    ids=[
+        "utm",
+        "web mercator at 60 N",
+        "degrees over the antimeridian",
+        "swiss",
+        "feet",
+        "rotated",
+    ],
 )
 def test_row_areas_add_up_to_the_geodesic_area_of_the_outline(g: GeoRef) -> None:
     truth = geodesic_area_m2(g)

@@ -107,10 +107,10 @@ def test_the_plan_of_a_boundless_scene_costs_nothing() -> None:
     assert grid.tile(len(grid) - 1).core.row_stop == 2**31
 
 
-@pytest.mark.parametrize(
-    ("core", "halo", "number"), [(64, 33, "33"), (0, 0, "0"), (64, -1, "-1")]
-)
-def test_a_grid_that_cannot_be_is_refused_with_the_number(core: int, halo: int, number: str) -> None:
+@pytest.mark.parametrize(("core", "halo", "number"), [(64, 33, "33"), (0, 0, "0"), (64, -1, "-1")])
+def test_a_grid_that_cannot_be_is_refused_with_the_number(
+    core: int, halo: int, number: str
+) -> None:
     with pytest.raises(GridError, match=number):
         TileGrid((100, 100), core, halo)
 
