@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from support import BUILDING, ROAD, VEHICLE, Truth
+from stitch_support import BUILDING, ROAD, VEHICLE, Truth
 
 from geopanoptic.stitch.kernels import cc4
 

@@ -1,6 +1,6 @@
 """Measure what stitching costs, from 5k to 40k px edge: time, memory, linearity; and plot it.
 
-    python benchmarks/stitching/cost.py [--edges 5000,10000,20000,40000] [--out DIR]
+    python benchmarks/stitching/stitch_cost.py [--edges 5000,10000,20000,40000] [--out DIR]
 
 One painted town is repeated over the scene, tile products are written to disk as a predict run
 writes them, and then seam tasks, resolution and relabelling run from disk on two processes, as

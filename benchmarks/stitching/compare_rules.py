@@ -1,6 +1,6 @@
 """Compare rule G with the rules of peers on one synthetic town; write results and a plot.
 
-python benchmarks/stitching/run.py [--edge 4096] [--overlaps 0,16,32,64,128] [--out DIR]
+python benchmarks/stitching/compare_rules.py [--edge 4096] [--overlaps 0,16,32,64,128] [--out DIR]
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import ERRORS, Fates, crossing, fates, panoptic_quality
+from fates import ERRORS, Fates, crossing, fates, panoptic_quality
 from peers import PEERS
-from support import Noise, NoisySegmenter, OracleSegmenter, stitch_tiles
+from stitch_support import Noise, NoisySegmenter, OracleSegmenter, stitch_tiles
 from town import KINDS, Town, make_town
 
 from geopanoptic.contingency import Contingency
