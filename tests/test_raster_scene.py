@@ -232,6 +232,8 @@ def test_the_date_comes_from_tags_then_the_name_then_the_tiff_stamp(tmp_path: Pa
     assert Scene.open(path, date="2001-01-01").date == "2001-01-01"
     plain = write_raster(tmp_path / "m_4709963_se_14_1.tif", array)
     assert Scene.open(plain).date is None, "4709963 is no date"
+    february = write_raster(tmp_path / "20190231_20190228T101500.tif", array)
+    assert Scene.open(february).date == "2019-02-28", "there is no 31 February"
     with rasterio.open(plain, "r+") as dataset:
         dataset.update_tags(TIFFTAG_DATETIME="2021:01:02 03:04:05")
     assert Scene.open(plain).date == "2021-01-02"

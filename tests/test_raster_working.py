@@ -12,7 +12,7 @@ import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rasters import SHARED, needs_shared, noise, write_raster
+from rasters import SHARED, UTM, needs_shared, noise, write_raster
 
 from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
@@ -228,6 +228,23 @@ def test_a_turned_scene_resampled_is_the_resampled_scene_turned(tmp_path: Path) 
     a, b = (WorkingScene.plan(s, request) for s in (straight, turned))
     difference = a.read(whole(a))[0].astype(int) - b.read(whole(b))[0][:, ::-1, ::-1]
     assert np.abs(difference).max() <= 1, "only the order of the sums differs"
+
+
+def test_a_mosaic_is_resampled_across_its_files_as_one_scene(tmp_path: Path) -> None:
+    array = noise(3, 150, 190)
+    array[:, 60:70, 80:110] = 0
+    one = Scene.open(write_raster(tmp_path / "one.tif", array, nodata=0))
+    files = []
+    for row, col in ((0, 0), (0, 101), (77, 0), (77, 101)):
+        piece = array[:, row : row + 77 if row == 0 else 150, col : col + 101 if col == 0 else 190]
+        place = UTM @ Affine.translation(col, row)
+        name = tmp_path / f"{row}_{col}.tif"
+        files.append(write_raster(name, piece, transform=place, nodata=0))
+    for gsd_m in (0.2, 0.7):
+        request = ReadRequest((1, 2, 3), gsd_m=gsd_m)
+        a, b = WorkingScene.plan(one, request), WorkingScene.plan(Scene.open(files), request)
+        for left, right in zip(a.read(whole(a)), b.read(whole(b)), strict=True):
+            assert np.array_equal(left, right)
 
 
 def test_a_working_scene_survives_pickling(holed: Scene) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.enums import Interleaving
 
 from geopanoptic.errors import SceneError
 from geopanoptic.raster.gdal import is_remote
@@ -26,8 +29,11 @@ def check_header(dataset: Any) -> None:
             f"'{name}' claims {dataset.height} x {dataset.width} pixels in {dataset.count} bands "
             f"(at most {MAX_PIXELS:.0e} pixels, {MAX_BANDS} bands); cut it into smaller files"
         )
+    # bands interleaved by pixel are decoded together
+    together = dataset.count if dataset.interleaving == Interleaving.pixel else 1
     for (rows, cols), dtype in zip(dataset.block_shapes, dataset.dtypes, strict=True):
-        size = rows * cols * np.dtype(dtype if dtype != "complex_int16" else "complex64").itemsize
+        itemsize = np.dtype(dtype if dtype != "complex_int16" else "complex64").itemsize
+        size = rows * cols * itemsize * together
         if size > MAX_BLOCK_BYTES:
             raise SceneError(
                 f"'{name}' is stored in blocks of {rows} x {cols} pixels, {size / 2**20:.0f} MiB "
@@ -102,7 +108,7 @@ def date_of(dataset: Any, uri: str) -> str | None:
         tags |= {k.upper(): v for k, v in dataset.tags(ns=domain or None).items()}
     texts = [tags.get(t, "") for t in _DATE_TAGS]
     for text in (*texts[:-1], Path(uri.split("?")[0]).name, texts[-1]):
-        found = _DATE.search(text)
-        if found:
-            return "-".join(found.groups())
+        for found in _DATE.finditer(text):
+            with suppress(ValueError):  # 31 February
+                return datetime.date(*map(int, found.groups())).isoformat()
     return None
