@@ -256,6 +256,80 @@ def test_taking_rows_of_a_batch_takes_their_geometry(labels: Ints, data: st.Data
         assert taken.n_vertices.tolist() == batch.n_vertices[rows].tolist()
 
 
+# --- simplification -----------------------------------------------------------------------------
+
+
+def simplified(labels: Ints, block: int, group: Group, area_px: float) -> npt.NDArray[np.object_]:
+    batches = trace(
+        reader(labels),
+        labels.shape,
+        block,
+        group=group,
+        simplify_px=lambda _: area_px,  # type: ignore[arg-type]
+    )
+    return np.array([g for b in batches for g in b.to_geometry(PIXELS)], object)
+
+
+@st.composite
+def coarse(draw: st.DrawFn) -> Ints:
+    """Noise in cells of several pixels with specks on it: outlines with something to simplify."""
+    labels = np.maximum(draw(noise()), 0)[:15, :15]
+    labels = np.kron(labels, np.ones((draw(st.integers(1, 4)), draw(st.integers(1, 4))), np.int32))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    specks = rng.random(labels.shape) < draw(st.sampled_from([0.0, 0.05, 0.3]))
+    return np.where(specks, rng.integers(0, 4, labels.shape), labels).astype(np.int32)
+
+
+@given(coarse(), st.integers(1, 40), st.sampled_from(GROUPS), st.sampled_from([0.5, 1.0, 2.3, 9.0]))
+def test_simplified_neighbours_still_share_their_edges(
+    labels: Ints, block: int, group: Group, area_px: float
+) -> None:
+    found = simplified(labels, block, group, area_px)
+    assert len(found) == len(features(labels, block, group))
+    if not len(found):
+        return
+    assert shapely.is_valid(found).all()
+    assert (shapely.area(found) > 0).all()
+    assert shapely.coverage_is_valid(found)
+    if (labels > 0).all():  # then they tile the scene
+        assert shapely.area(found).sum() == pytest.approx(labels.size)
+
+
+def winding() -> tuple[npt.NDArray[np.uint8], Ints]:
+    """Classes with smooth borders, and round things among them."""
+    rows, cols = np.indices((130, 150))
+    waves = np.sin(rows / 11) + np.cos(cols / 13) + np.sin((rows + cols) / 17)
+    semantic = np.digitize(waves, [-1.2, -0.3, 0.4, 1.2]).astype(np.uint8) + 3
+    instance = np.zeros(semantic.shape, np.int32)
+    for k, (r, c) in enumerate([(20, 20), (20, 37), (64, 70), (100, 40), (128, 128)]):
+        instance[(rows - r) ** 2 + (cols - c) ** 2 < 81] = k + 1
+    semantic[instance > 0] = 1
+    return semantic, instance
+
+
+@pytest.mark.parametrize("block", [40, 64, 200])
+def test_simplified_layers_of_a_map_fit_together(block: int) -> None:
+    semantic, instance = winding()
+    things = simplified(thing_labels(semantic, instance), block, "id", 1.0)
+    stuff = simplified(stuff_labels(semantic, instance, LabelSchema.default()), block, "part", 1.0)
+    both = np.concatenate([things, stuff])
+    assert shapely.coverage_is_valid(both)
+    assert shapely.area(both).sum() == pytest.approx(semantic.size)
+
+
+def test_simplification_does_as_well_as_geos_on_the_whole_scene() -> None:
+    semantic, instance = winding()
+    labels = stuff_labels(semantic, instance, LabelSchema.default())
+    exact = np.array([g for g, _ in shapes(features(labels, 200, "part"))], object)
+    ours, theirs = simplified(labels, 200, "part", 1.0), shapely.coverage_simplify(exact, 1.0)
+    count = [shapely.get_num_coordinates(g).sum() for g in (exact, ours, theirs)]
+    assert count[1] < 0.6 * count[0]
+    assert count[1] < 1.2 * count[2]
+    assert shapely.hausdorff_distance(
+        shapely.union_all(shapely.boundary(exact)), shapely.union_all(shapely.boundary(ours))
+    ) < 2.0  # fmt: skip
+
+
 # --- measures -----------------------------------------------------------------------------------
 
 

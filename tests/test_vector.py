@@ -89,6 +89,7 @@ class Town:
             self.instance.shape,  # type: ignore[arg-type]
             32,
             group="id",
+            simplify_px=self.context.simplify_px,
         )
         return things_table(traced, self.segments, self.context)
 
@@ -98,6 +99,7 @@ class Town:
             self.instance.shape,  # type: ignore[arg-type]
             32,
             group="part",
+            simplify_px=self.context.simplify_px,
         )
         return stuff_table(traced, self.context)
 
@@ -311,6 +313,23 @@ def test_classes_and_least_area_choose_what_is_written() -> None:
     assert large["instance_id"].to_pylist() == want
     with pytest.raises(SchemaError, match="building"):
         Town.build(classes=("bilding",))
+
+
+def test_simplified_layers_leave_no_gap_and_measure_what_they_draw(tmp_path: Path) -> None:
+    exact, town = Town.build(), Town.build(simplify_m=0.5)
+    write_gpkg(tmp_path / "a.gpkg", town.layers(), UTM, SCHEMA)
+    things, stuff = (read_layer(tmp_path / "a.gpkg", n) for n in ("things", "stuff"))
+    both = np.concatenate([things.geometry, stuff.geometry])
+    assert shapely.coverage_is_valid(both)
+    assert shapely.area(both).sum() == pytest.approx(np.count_nonzero(town.semantic) * 0.09)
+    # 0.9998 squared: the scale of UTM two degrees off its centre
+    np.testing.assert_allclose(things.area_m2, things.area, rtol=1e-3)
+    want = pa.Table.from_batches(exact.things())
+    assert sorted(things.pixel_count) == sorted(want["pixel_count"].to_pylist())
+    with pytest.raises(SceneError, match="--simplify"):
+        Town.build(crs=None, simplify_m=1.0)
+    with pytest.raises(ConfigError, match=r"--simplify -1\.0"):
+        Town.build(simplify_m=-1.0)
 
 
 def test_an_instance_without_a_segment_is_an_error(tmp_path: Path) -> None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from geopanoptic.grid import Shape, TileGrid
+from geopanoptic.grid import Shape, TileGrid, Window
 from geopanoptic.polygons import kernels
 from geopanoptic.polygons.batch import PolygonBatch
 from geopanoptic.polygons.rings import NEVER, Rings, assemble, close
 from geopanoptic.polygons.seams import Block, BlockReader, Group, Seams
+from geopanoptic.polygons.simplifying import simplify_block
 
 Longs = npt.NDArray[np.int64]
 
 
-def trace(blocks: BlockReader, shape: Shape, block: int, *, group: Group) -> Iterator[PolygonBatch]:
+def trace(
+    blocks: BlockReader,
+    shape: Shape,
+    block: int,
+    *,
+    group: Group,
+    simplify_px: Callable[[Window], float] | None = None,
+) -> Iterator[PolygonBatch]:
     """Trace every positive label of a raster of `shape` = (rows, cols) into polygons.
 
     `blocks(window)` returns the int32 labels of a window; it is called twice for each block of
@@ -30,9 +38,15 @@ def trace(blocks: BlockReader, shape: Shape, block: int, *, group: Group) -> Ite
     Features come out as soon as all of their blocks are done, each exactly once, so memory is
     bounded by one block, the seams and the features that are still open.
 
-    Laws: the pixels whose centres lie in a feature are exactly its own; the features are the
-    same, vertex by vertex, for every block size; together they are a valid coverage, because a
-    vertex stands wherever three regions meet.
+    `simplify_px(window)` is the largest area, in square pixels, of a triangle that
+    simplification may cut off in that block (see `simplifying`); the layers of one map must be
+    traced with the same blocks and areas to fit together afterwards. Outlines are then no longer
+    exact, and are pinned where they cross from block to block.
+
+    Laws, without simplification: the pixels whose centres lie in a feature are exactly its own;
+    the features are the same, vertex by vertex, for every block size. With it or without: the
+    features are valid and together a valid coverage, because a vertex stands wherever three
+    regions meet.
     """
     grid = TileGrid(shape, block, 0)
     seams = Seams.survey(blocks, grid, group)
@@ -40,7 +54,10 @@ def trace(blocks: BlockReader, shape: Shape, block: int, *, group: Group) -> Ite
     for tile in grid:
         part = Block.read(blocks, tile.core)
         roots = seams.put_rim(tile.index, part)
-        rings, areas = _name(seams, part, roots, kernels.trace_block(part.padded))
+        traced = kernels.trace_block(part.padded, cut=simplify_px is not None)
+        if simplify_px is not None:
+            traced = simplify_block(part.padded, traced, simplify_px(tile.core))
+        rings, areas = _name(seams, part, roots, traced)
         yield from waiting.add(rings, areas)
     assert not waiting.rings, f"{len(waiting.rings)} features never closed"
 

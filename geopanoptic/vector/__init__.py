@@ -6,7 +6,7 @@ Style                                  how QGIS draws a layer
 write_gpkg, write_vectors, read_layer  files, published whole or not at all
 """
 
-from geopanoptic.vector.formats import write_vectors
+from geopanoptic.vector.formats import need_vector_suffix, write_vectors
 from geopanoptic.vector.geopackage import read_layer, write_gpkg
 from geopanoptic.vector.specs import RUN, STUFF, THINGS, LayerSpec
 from geopanoptic.vector.styles import Style
@@ -19,6 +19,7 @@ __all__ = [
     "LayerSpec",
     "Style",
     "TableContext",
+    "need_vector_suffix",
     "read_layer",
     "run_table",
     "stuff_table",

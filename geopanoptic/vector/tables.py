@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from geopanoptic.errors import ConfigError, StoreError
 from geopanoptic.georef import GeoRef
-from geopanoptic.polygons import Measures, MetreMap, PolygonBatch, measure_pixels
+from geopanoptic.grid import Window
+from geopanoptic.polygons import Measures, MetreMap, PolygonBatch, measure, measure_pixels
 from geopanoptic.schema import LabelSchema
 from geopanoptic.segments import SegmentTable
 from geopanoptic.vector.specs import GEOMETRY, RUN, STUFF, THINGS, TIME, LayerSpec
@@ -31,8 +32,10 @@ class TableContext:
 
     `schema` and `georef` of the map; `scene_date` (a date, a datetime, ISO text or None; without
     a zone it is UTC), `scene_id` and `model` names. `classes`: keep only these class names.
-    `min_area_m2`: leave smaller features out. Raises SchemaError for an unknown class and
-    SceneError for a least area without a CRS.
+    `min_area_m2`: leave smaller features out. `simplify_m`: outlines may leave the pixels' by about
+    that much, and were traced with `simplify_px`; pixel_count stays that of the map, areas and
+    lengths are those of the outline. Raises SchemaError for an unknown class, ConfigError for a
+    bad date or a negative number, SceneError for a number of metres without a CRS.
     """
 
     schema: LabelSchema
@@ -42,17 +45,42 @@ class TableContext:
     model: str | None = None
     classes: tuple[str, ...] | None = None
     min_area_m2: float = 0.0
+    simplify_m: float = 0.0
 
     def __post_init__(self) -> None:
         self.schema.subset(self.classes or ())
         if self.min_area_m2 > 0:
             self.georef.need_metres("a least area (--min-area)")
+        if self.simplify_m > 0:
+            self.georef.need_metres("simplification (--simplify)")
+        for name, value in (("min-area", self.min_area_m2), ("simplify", self.simplify_m)):
+            if not value >= 0:
+                raise ConfigError(f"--{name} {value} must be a number that is not negative")
         object.__setattr__(self, "scene_date", _as_utc(self.scene_date))
 
     @cached_property
     def metres(self) -> MetreMap | None:
         """What a pixel measures where; None when metres are not known."""
         return MetreMap.of(self.georef) if self.georef.has_metres else None
+
+    @property
+    def simplify_px(self) -> Callable[[Window], float] | None:
+        """What `polygons.trace` takes to simplify: the square of `simplify_m`, in pixels."""
+        if self.simplify_m == 0:
+            return None
+
+        def area_px(window: Window) -> float:
+            (pixel_m2,) = self.georef.row_area_m2(window.row + window.height // 2, 1)
+            return float(self.simplify_m**2 / pixel_m2)
+
+        return area_px
+
+    def measured(self, batch: PolygonBatch, *, rectangles: bool) -> Measures:
+        """Measure traced polygons, whether they follow the pixels or were simplified."""
+        if self.simplify_m == 0:
+            return measure_pixels(batch, self.metres, rectangles=rectangles)
+        geometry = batch.to_geometry(self.georef.transform)
+        return measure(geometry, self.georef.crs, rectangles=rectangles)
 
     def wanted(self, class_id: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Tell which class ids are to be kept."""
@@ -81,7 +109,7 @@ def things_table(
         of = things.take(np.searchsorted(things.id, batch.labels))
         keep = np.flatnonzero(context.wanted(of.class_id))
         of, kept = of.take(keep), batch.take(keep)
-        m = measure_pixels(kept, context.metres)
+        m = context.measured(kept, rectangles=True)
         columns: Columns = {
             "instance_id": kept.labels,
             "score": of.score,
@@ -106,7 +134,7 @@ def stuff_table(batches: Iterable[PolygonBatch], context: TableContext) -> Itera
     """
     for batch in batches:
         kept = batch.take(np.flatnonzero(context.wanted(batch.labels)))
-        m = measure_pixels(kept, context.metres, rectangles=False)
+        m = context.measured(kept, rectangles=False)
         columns: Columns = {
             "part_id": kept.first_px + 1,
             "score": np.full(len(kept), np.nan, np.float32),
