@@ -43,6 +43,7 @@ def write_layers(path: Path, finished: Finished, products: Products) -> None:
         scene_id=finished.run["scene"],
         model=f"{plan.card.name} {plan.card.version}",
         classes=products.classes,
+        simplify_m=products.simplify_m or 0.0,
     )
     semantic, instances = LabelReader(rasters.semantic), LabelReader(rasters.instances)
 
@@ -55,10 +56,11 @@ def write_layers(path: Path, finished: Finished, products: Products) -> None:
     layers: dict[str, Any] = {}
     wanted = schema if products.classes is None else schema.subset(products.classes)
     if wanted.things:
-        traced = trace(things, rasters.shape, BLOCK, group="id")
+        traced = trace(things, rasters.shape, BLOCK, group="id", simplify_px=context.simplify_px)
         layers["things"] = things_table(traced, rasters.table, context)
     if wanted.stuff:
-        layers["stuff"] = stuff_table(trace(stuff, rasters.shape, BLOCK, group="part"), context)
+        traced = trace(stuff, rasters.shape, BLOCK, group="part", simplify_px=context.simplify_px)
+        layers["stuff"] = stuff_table(traced, context)
     if path.suffix == ".gpkg":
         if products.classes is None:
             layers["seams_qa"] = _seam_batches(finished)
