@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,15 @@ from scipy.special import ndtri
 
 from geopanoptic.grid import Shape, Tile, Window
 from geopanoptic.segments import PanopticTile
-from geopanoptic.stitch.kernels import cc4
+from geopanoptic.stitch.kernels import cc4, node_sums
+
+Pieces = Callable[[Labels], tuple[Labels, npt.NDArray[np.int64]]]
+
+
+def fast_pieces(labels: Labels) -> tuple[Labels, npt.NDArray[np.int64]]:
+    """Do as `scenes.connected_pieces` with the package's own loops, for large scenes."""
+    pieces, n = cc4(np.ascontiguousarray(labels))
+    return pieces, node_sums(pieces, n, np.zeros(labels.shape, np.uint8))[0]
 
 
 class OracleSegmenter:
@@ -23,15 +32,16 @@ class OracleSegmenter:
     networks number as they like.
     """
 
-    def __init__(self, truth: Truth, seed: int = 0) -> None:
+    def __init__(self, truth: Truth, seed: int = 0, pieces: Pieces = connected_pieces) -> None:
         self.truth = truth
         self.seed = seed
+        self.pieces = pieces
 
     def predict(self, tile: Tile) -> PanopticTile:
         """Return the answer for one tile's window."""
         rng = np.random.default_rng((self.seed, tile.index))
         cut = self.truth.instance[tile.window.slices]
-        pieces, first = connected_pieces(cut)
+        pieces, first = self.pieces(cut)
         name = np.concatenate([[0], 1 + rng.permutation(len(first))]).astype(np.int32)
         class_of = np.zeros(len(name), np.uint8)
         class_of[name[1:]] = self.truth.class_of[cut.ravel()[first]]

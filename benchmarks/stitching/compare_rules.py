@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from fates import ERRORS, Fates, crossing, fates, panoptic_quality
 from peers import PEERS
-from stitch_support import Noise, NoisySegmenter, OracleSegmenter, stitch_tiles
+from stitch_support import Noise, NoisySegmenter, OracleSegmenter, fast_pieces, stitch_tiles
 from town import KINDS, Town, make_town
 
 from geopanoptic.contingency import Contingency
@@ -41,7 +41,13 @@ class Case:
 
 
 def exact_case(town: Town) -> Case:
-    return Case("exact", town, OracleSegmenter(town.truth).predict, town.truth.instance, town.kind)
+    return Case(
+        "exact",
+        town,
+        OracleSegmenter(town.truth, pieces=fast_pieces).predict,
+        town.truth.instance,
+        town.kind,
+    )
 
 
 def noisy_case(town: Town, noise: Noise, seed: int) -> Case:
@@ -57,20 +63,22 @@ def run_rule(tiles, grid: TileGrid, rule) -> tuple[Any, float]:
     start = time.process_time()
     ids = rule(tiles, grid)
     seconds = time.process_time() - start
-    _, compact = np.unique(ids, return_inverse=True)
-    compact = compact.reshape(ids.shape)
-    return (compact if (ids == 0).any() else compact + 1), seconds
+    there = np.zeros(int(ids.max()) + 1, bool)
+    there[ids] = True
+    there[0] = False
+    return np.cumsum(there)[ids] * (ids > 0), seconds
 
 
-def measured(case: Case, ids, grid: TileGrid) -> dict[str, Any]:
-    """Return the figures of one rule on one grid, and the counts they come from."""
+def measured(case: Case, ids, grid: TileGrid, seam) -> dict[str, Any]:
+    """Return the figures of one rule on one grid; `seam` bool by ideal id: it is on a seam."""
     table = Contingency.of(case.ideal, ids)
     n = int(case.ideal.max())
-    seam = crossing(case.ideal, grid)
     fate = fates(table, n)
     inner = (np.arange(n + 1) > 0) & ~seam
     return {
-        "pq_truth": panoptic_quality(Contingency.of(case.town.truth.instance, ids)),
+        "pq_truth": panoptic_quality(
+            table if case.name == "exact" else Contingency.of(case.town.truth.instance, ids)
+        ),
         "pq_ideal": panoptic_quality(table),
         "pq_seam": panoptic_quality(table, seam, crossing(ids, grid)),
         "objects": n,
@@ -97,9 +105,10 @@ def compare(case: Case, overlap: int, rules) -> dict[str, Any]:
     for origin in ((0, 0), (core // 2, core // 2)):
         grid = TileGrid(shape, core, overlap // 2, origin)
         tiles = {t.index: label_tile(case.predict(t), shape) for t in grid}
+        seam = crossing(case.ideal, grid)
         for name, rule in rules.items():
             ids, seconds = run_rule(tiles, grid, rule)
-            results[name]["phases"].append(measured(case, ids, grid))
+            results[name]["phases"].append(measured(case, ids, grid, seam))
             results[name]["cpu_s"] += seconds
             maps[name].append(ids)
     for name in rules:

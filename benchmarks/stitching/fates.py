@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from geopanoptic.contingency import Contingency
 from geopanoptic.grid import TileGrid
+from geopanoptic.stitch.kernels import runs
 
 Labels = npt.NDArray[np.integer[Any]]
 ERRORS = ("lost", "merged", "split")
@@ -38,7 +39,7 @@ def crossing(labels: Labels, grid: TileGrid) -> npt.NDArray[np.bool_]:
     first = np.full(int(labels.max(initial=0)) + 1, -1, np.int64)
     crosses = np.zeros(len(first), bool)
     for tile in grid:
-        ids = np.unique(labels[tile.core.slices])
+        ids = np.unique(runs(labels[tile.core.slices])[:, 0])
         crosses[ids] |= (first[ids] >= 0) & (first[ids] != tile.index)
         first[ids] = tile.index
     crosses[0] = False

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from oracle import Noise, NoisySegmenter, OracleSegmenter
+from oracle import Noise, NoisySegmenter, OracleSegmenter, fast_pieces
 from scenes import BUILDING, ROAD, VEHICLE, Truth
 from stitching import stitch_tiles
 
@@ -19,5 +19,6 @@ __all__ = [
     "NoisySegmenter",
     "OracleSegmenter",
     "Truth",
+    "fast_pieces",
     "stitch_tiles",
 ]
