@@ -65,7 +65,8 @@ def town(seed: int = 0) -> tuple[Side, Side]:
 def write_raster(path: Path, data: np.ndarray, georef: GeoRef = GEOREF, **extra: object) -> None:
     with rasterio.open(
         path, "w", driver="GTiff", height=data.shape[0], width=data.shape[1], count=1,
-        dtype=data.dtype, crs=georef.crs, transform=georef.transform, **extra,
+        dtype=data.dtype, crs=georef.crs, transform=georef.transform,
+        tiled=True, blockxsize=32, blockysize=32, **extra,
     ) as file:  # fmt: skip
         file.write(data, 1)
 

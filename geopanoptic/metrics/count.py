@@ -126,7 +126,7 @@ class PanopticCount:
         blocks = ((origin[0] + height - 1) // edge - first[0] + 1,
                   (origin[1] + width - 1) // edge - first[1] + 1)  # fmt: skip
         n = sides.n_classes + 1
-        row_px = np.zeros((2, n, height), np.int64)
+        row_px = np.zeros((height, 2, n), np.int64)
         ground_px = np.zeros((blocks[0] * blocks[1], n, n), np.int64)
         frame = np.array([*origin, edge, *first, blocks[1]], np.int64)
         codes = np.stack([sides.truth.code, sides.pred.code])
@@ -217,8 +217,8 @@ _DTYPES = (np.uint8, np.int32)
 
 
 def _row_counts(row_px: Ints, row0: int) -> Contingency:
-    side, cls, row = np.nonzero(row_px)
-    return Contingency.from_rows(row + row0, cls + side * _PRED_SIDE, row_px[side, cls, row])
+    row, side, cls = np.nonzero(row_px)
+    return Contingency.from_rows(row + row0, cls + side * _PRED_SIDE, row_px[row, side, cls])
 
 
 def _ground_counts(

@@ -1,4 +1,9 @@
-"""The counting loop: one pass over the pixels, one hash table of label pairs."""
+"""The counting loop: one pass over the pixels, one hash table of label pairs.
+
+Each row is cut into runs of equal labels first, which the compiler turns into wide instructions;
+only runs are looked up. A row of the table: px, first row, first col, stop row, stop col, truth
+class, prediction class.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import numba
 import numpy as np
 
 _FIRST_SLOTS = 1 << 12
+_COLUMNS = 7
 
 
 @numba.njit(cache=True, nogil=True)
@@ -26,7 +32,7 @@ def _find(keys: Any, key: Any) -> int:
 def _grown(keys: Any, table: Any) -> Any:
     """Return a table of twice the slots with the same rows."""
     more = np.zeros(2 * len(keys), np.uint64)
-    rows = np.zeros((2 * len(keys), table.shape[1]), np.int64)
+    rows = np.zeros((2 * len(keys), _COLUMNS), np.int64)
     for slot in range(len(keys)):
         if keys[slot] != np.uint64(0):
             to = _find(more, keys[slot] - np.uint64(1))
@@ -36,56 +42,69 @@ def _grown(keys: Any, table: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _label(value: Any, identity: Any, code: Any, keeps: Any) -> Any:
+def _label(value: Any, identity: Any, codes: Any, keeps: Any, side: int) -> Any:
     """Return the label of a pixel: 0 void, the instance id, or 2^31 + class."""
-    if code[value] == 0:
+    code = codes[side, value]
+    if code == 0:
         return np.uint64(0)
-    if keeps[value] and identity > 0:
+    if keeps[side, value] and identity > 0:
         return np.uint64(identity)
-    return np.uint64(2147483648) + np.uint64(code[value])
+    return np.uint64(2147483648) + np.uint64(code)
 
 
 @numba.njit(cache=True, nogil=True)
-def _add(keys: Any, table: Any, used: int, key: Any, place: Any, classes: Any) -> Any:
-    """Add a run of pixels to its row; return keys, table, used and the row's class conflict.
+def _add(keys: Any, table: Any, key: Any, place: Any, classes: Any) -> Any:
+    """Add a run of pixels to its row; return (whether the row is new, class conflict).
 
     `place` = (row, first col, stop col); `classes` = (truth class, prediction class). The
     conflict is 0, or 1 (2) when the truth's (prediction's) label had another class before.
     """
     slot = _find(keys, key)
-    if keys[slot] == np.uint64(0):
-        if 2 * (used + 1) > len(keys):
-            keys, table = _grown(keys, table)
-            slot = _find(keys, key)
-        used += 1
+    is_new = keys[slot] == np.uint64(0)
+    if is_new:
         keys[slot] = key + np.uint64(1)
-        row = table[slot]
-        row[1], row[2] = place[0], place[1]
-        row[5], row[6] = classes
-    row = table[slot]
-    row[0] += place[2] - place[1]
-    row[2] = min(row[2], place[1])
-    row[3] = place[0] + 1
-    row[4] = max(row[4], place[2])
-    conflict = 1 if row[5] != classes[0] else 2 if row[6] != classes[1] else 0
-    return keys, table, used, conflict
+        table[slot, 1], table[slot, 2] = place[0], place[1]
+        table[slot, 5], table[slot, 6] = classes
+    elif table[slot, 5] != classes[0]:
+        return False, 1
+    elif table[slot, 6] != classes[1]:
+        return False, 2
+    table[slot, 0] += place[2] - place[1]
+    table[slot, 2] = min(table[slot, 2], place[1])
+    table[slot, 3] = place[0] + 1
+    table[slot, 4] = max(table[slot, 4], place[2])
+    return is_new, 0
 
 
 @numba.njit(cache=True, nogil=True)
-def _run_end(truth: Any, pred: Any, r: int, start: int, limit: int) -> int:
-    """Return the first column after `start` where one of the four rasters changes, or `limit`."""
+def _cut_row(truth: Any, pred: Any, r: int, frame: Any, scratch: Any) -> int:
+    """Cut a row into runs of equal labels within one ground block; return how many.
+
+    `scratch` = (flags uint8 (cols + 8,), the same as uint64, starts int64 (cols + 1,)); starts
+    of the runs, and the width after them, are written.
+    """
     (t_class, t_id), (p_class, p_id) = truth, pred
-    tv, ti, pv, pi = t_class[r, start], t_id[r, start], p_class[r, start], p_id[r, start]
-    stop = start + 1
-    while (
-        stop < limit
-        and t_id[r, stop] == ti
-        and p_id[r, stop] == pi
-        and t_class[r, stop] == tv
-        and p_class[r, stop] == pv
-    ):
-        stop += 1
-    return stop
+    flags, eights, starts = scratch
+    width = t_class.shape[1]
+    flags[0] = 1
+    for c in range(1, width):
+        flags[c] = (
+            (t_id[r, c] != t_id[r, c - 1])
+            | (p_id[r, c] != p_id[r, c - 1])
+            | (t_class[r, c] != t_class[r, c - 1])
+            | (p_class[r, c] != p_class[r, c - 1])
+        )
+    edge = frame[2]
+    for c in range((frame[1] // edge + 1) * edge - frame[1], width, edge):
+        flags[c] = 1
+    n = 0
+    for word in range((width + 7) // 8):
+        if eights[word] != np.uint64(0):
+            for c in range(8 * word, min(8 * word + 8, width)):
+                starts[n] = c
+                n += flags[c]
+    starts[n] = width
+    return n
 
 
 @numba.njit(cache=True, nogil=True)
@@ -94,7 +113,7 @@ def count_block(truth: Any, pred: Any, codes: Any, keeps: Any, frame: Any, sums:
 
     `truth`, `pred`: (class uint8, instance int32), shape (rows, cols). `codes` uint8 and `keeps`
     bool (2, 256): see ClassCode. `frame` int64: row and col of the first pixel, edge of a ground
-    block, first ground row and col, ground blocks side by side. `sums`: row_px (2, n, rows) and
+    block, first ground row and col, ground blocks side by side. `sums`: row_px (rows, 2, n) and
     ground_px (blocks, n, n), added to.
 
     Returns keys uint64 (truth << 32 | pred), rows int64 (px, bbox, classes), and the first fault
@@ -105,40 +124,39 @@ def count_block(truth: Any, pred: Any, codes: Any, keeps: Any, frame: Any, sums:
     height, width = t_class.shape
     row0, col0, edge = frame[0], frame[1], frame[2]
     keys = np.zeros(_FIRST_SLOTS, np.uint64)
-    table = np.zeros((_FIRST_SLOTS, 7), np.int64)
-    used = 0
-    fault = np.zeros(5, np.int64)
+    table = np.zeros((_FIRST_SLOTS, _COLUMNS), np.int64)
+    flags = np.zeros((width + 7) // 8 * 8, np.uint8)
+    starts = np.zeros(width + 1, np.int64)
+    scratch = (flags, flags.view(np.uint64), starts)
+    used, fault = 0, np.zeros(5, np.int64)
     for r in range(height):
-        block_row = ((row0 + r) // edge - frame[3]) * frame[5]
-        start = 0
-        while start < width:
-            tv, ti, pv, pi = t_class[r, start], t_id[r, start], p_class[r, start], p_id[r, start]
-            block_col = (col0 + start) // edge
-            stop = _run_end(truth, pred, r, start, min(width, (block_col + 1) * edge - col0))
+        runs = _cut_row(truth, pred, r, frame, scratch)
+        while 2 * (used + runs) > len(keys):
+            keys, table = _grown(keys, table)
+        block = ((row0 + r) // edge - frame[3]) * frame[5]
+        next_block = (frame[4] + 1) * edge - col0
+        for k in range(runs):
+            c, stop = starts[k], starts[k + 1]
+            if c >= next_block:
+                block, next_block = block + 1, next_block + edge
+            tv, ti, pv, pi = t_class[r, c], t_id[r, c], p_class[r, c], p_id[r, c]
             tc, pc = codes[0, tv], codes[1, pv]
-            if tc == 255 or pc == 255 or ti < 0 or pi < 0:
-                kind = 1 if tc == 255 else 2 if pc == 255 else 3 if ti < 0 else 4
+            kind = 1 if tc == 255 else 2 if pc == 255 else 3 if ti < 0 else 4 if pi < 0 else 0
+            if kind:
                 value = tv if kind == 1 else pv if kind == 2 else ti if kind == 3 else pi
-                fault[:] = np.array([kind, row0 + r, col0 + start, value, 0])
+                fault[:] = np.array([kind, row0 + r, col0 + c, value, 0])
                 return keys[:0], table[:0], fault
-            a = _label(tv, ti, codes[0], keeps[0])
-            b = _label(pv, pi, codes[1], keeps[1])
-            keys, table, used, conflict = _add(
-                keys,
-                table,
-                used,
-                (a << np.uint64(32)) | b,
-                (row0 + r, col0 + start, col0 + stop),
-                (np.int64(tc), np.int64(pc)),
-            )
+            a, b = _label(tv, ti, codes, keeps, 0), _label(pv, pi, codes, keeps, 1)
+            place, classes = (row0 + r, col0 + c, col0 + stop), (np.int64(tc), np.int64(pc))
+            is_new, conflict = _add(keys, table, (a << np.uint64(32)) | b, place, classes)
             if conflict:
                 value, cls = (ti, tc) if conflict == 1 else (pi, pc)
-                fault[:] = np.array([4 + conflict, row0 + r, col0 + start, value, cls])
+                fault[:] = np.array([4 + conflict, row0 + r, col0 + c, value, cls])
                 return keys[:0], table[:0], fault
-            n = stop - start
-            row_px[0, tc, r] += n
-            row_px[1, pc, r] += n
-            ground_px[block_row + block_col - frame[4], tc, pc] += n
-            start = stop
+            used += is_new
+            n = stop - c
+            row_px[r, 0, tc] += n
+            row_px[r, 1, pc] += n
+            ground_px[block, tc, pc] += n
     full = keys != np.uint64(0)
     return keys[full] - np.uint64(1), table[full], fault

@@ -21,6 +21,7 @@ from rasterio.windows import Window as RasterWindow
 from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
+from geopanoptic.panoptic_map.kernel import decode_coco
 from geopanoptic.raster.gdal import gdal_env, handle, scene_errors
 from geopanoptic.schema import NODATA, VOID
 
@@ -167,17 +168,8 @@ class CocoSource:
                     f"{self.png} has {dataset.count} band(s); a COCO panoptic PNG has R, G, B"
                 )
             rgb = dataset.read((1, 2, 3), window=part)
-        ids = rgb[0].astype(np.int32) | rgb[1].astype(np.int32) << 8 | rgb[2].astype(np.int32) << 16
-        if len(self.listed) == 0:
-            found = np.zeros(ids.shape, bool)
-            classes = np.full(ids.shape, VOID, np.uint8)
-        else:
-            at = np.searchsorted(self.listed, ids).clip(0, len(self.listed) - 1)
-            found = self.listed[at] == ids
-            classes = np.where(found, self.listed_class[at], np.uint8(VOID))
-        unknown = ~found & (ids != 0)
-        if unknown.any():
-            row, col = (int(i[0]) for i in np.nonzero(unknown))
+        classes, ids, row, col = decode_coco(rgb, self.listed, self.listed_class, VOID)
+        if row >= 0:
             raise SceneError(
                 f"{self.png} has id {int(ids[row, col])} at row {row + window.row}, col "
                 f"{col + window.col} (map x {col + window.col}, y {-(row + window.row)}), which "
