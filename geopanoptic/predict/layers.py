@@ -65,7 +65,9 @@ def write_layers(path: Path, finished: Finished, products: Products) -> None:
         if products.classes is None:
             layers["seams_qa"] = _seam_batches(finished)
         layers["run"] = iter([run_table(finished.run)])
-        styles = {"seams_qa": Style("quality", tuple((q, q, c) for q, c in _SEAM_CLASSES))}
+        styles = {
+            "seams_qa": Style("quality", tuple((q, q, c) for q, c in _SEAM_CLASSES), outlined=True)
+        }
         write_gpkg(path, layers, rasters.georef.crs, schema, styles=styles)
     else:
         write_vectors(path, layers, rasters.georef.crs, schema)

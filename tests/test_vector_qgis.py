@@ -1,0 +1,68 @@
+"""A map directory opened in a real QGIS: by class, in the schema's names and colours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from pixel_oracle import PixelOracle, spell
+from scenes import make_truth
+
+from geopanoptic.predict import Execution, PredictSettings, Products, run
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "check_qgis"
+PYTHON = "/usr/bin/python3"  # QGIS's bindings work only with the system's Python
+
+pytestmark = pytest.mark.qgis
+
+
+@pytest.fixture(scope="module")
+def panoptic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, check=False)
+    if found.returncode:
+        pytest.skip(f"no QGIS for {PYTHON}; apt install qgis python3-qgis qgis-providers")
+    folder = tmp_path_factory.mktemp("qgis")
+    scene = spell(make_truth("blobs", (200, 230), seed=4), folder / "scene.tif")
+    products = Products.to([folder / "town.panoptic"])
+    run(str(scene), PixelOracle(), products, PredictSettings(), Execution())
+    return folder / "town.panoptic"
+
+
+def check(folder: Path, out: Path) -> tuple[int, list[dict[str, object]]]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "GDAL", "PROJ"))}
+    made = subprocess.run(
+        [PYTHON, str(SCRIPT), str(folder), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean,
+    )
+    assert made.stdout, made.stderr
+    return made.returncode, json.loads(made.stdout)["layers"]
+
+
+def test_every_layer_opens_styled_in_qgis(panoptic: Path, tmp_path: Path) -> None:
+    code, layers = check(panoptic, tmp_path)
+    assert [(r["layer"], r["failures"]) for r in layers if r["failures"]] == []
+    assert code == 0
+    assert {"things", "stuff", "run", "semantic", "instances"} <= {str(r["layer"]) for r in layers}
+    for record in layers:
+        assert record.get("png") is None or Path(str(record["png"])).stat().st_size > 500
+
+
+def test_the_check_finds_a_map_that_is_not_styled(panoptic: Path, tmp_path: Path) -> None:
+    import shutil
+    import sqlite3
+    from contextlib import closing
+
+    broken = tmp_path / "broken.panoptic"
+    shutil.copytree(panoptic, broken)
+    with closing(sqlite3.connect(broken / "panoptic.gpkg")) as db, db:
+        db.execute("UPDATE layer_styles SET f_geometry_column = 'geometry'")
+    code, layers = check(broken, tmp_path)
+    failures = {str(r["layer"]): str(r["failures"]) for r in layers}
+    assert code == 1
+    assert "not by class" in failures["things"]
