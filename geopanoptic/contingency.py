@@ -43,12 +43,14 @@ class Contingency:
             raise ValueError(f"label arrays differ in shape: {left.shape} and {right.shape}")
         if left.size == 0:
             return cls.empty()
-        for labels in (left, right):
+        starts, lengths = _runs(left.ravel(), right.ravel())
+        heads = left.ravel()[starts], right.ravel()[starts]
+        for labels in heads:
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= 2**32:
                 raise ValueError(f"labels {low}..{high} are outside 0..{2**32 - 1}")
-        key = (left.astype(np.uint64) << np.uint64(32)) | right.astype(np.uint64)
-        return cls._from_keys(*_run_lengths(key.ravel()))
+        key = (heads[0].astype(np.uint64) << np.uint64(32)) | heads[1].astype(np.uint64)
+        return cls._from_keys(key, lengths)
 
     @classmethod
     def from_rows(cls, a: npt.ArrayLike, b: npt.ArrayLike, pixels: npt.ArrayLike) -> Contingency:
@@ -109,11 +111,18 @@ class Contingency:
         return self.pixels / (area_a + area_b - self.pixels)
 
 
-def _run_lengths(key: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], Ints]:
-    """Compress equal neighbours: label rasters have few changes, so the sort shrinks 10-50 x."""
-    starts = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
-    lengths = np.diff(np.append(starts, key.size))
-    return key[starts], lengths.astype(np.int64)
+def _runs(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
+    """Return (first index, length) of the runs in which neither array changes.
+
+    Label rasters have few changes, so all that follows is 10-50 x less work; the comparison is
+    made in the arrays' own types, without wide copies.
+    """
+    change = np.empty(a.size, bool)
+    change[0] = True
+    np.not_equal(a[1:], a[:-1], out=change[1:])
+    change[1:] |= b[1:] != b[:-1]
+    starts = np.flatnonzero(change)
+    return starts, np.diff(np.append(starts, a.size))
 
 
 def _margin(labels: Ints, pixels: Ints) -> tuple[Ints, Ints]:
