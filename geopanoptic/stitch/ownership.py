@@ -15,19 +15,19 @@ def centre_tile(bbox: npt.NDArray[np.int32], grid: TileGrid) -> Ints:
 
     A centre on a line between two cores belongs to the core below or to the right of it.
     """
-    box = bbox.astype(np.int64)
-    i = ((box[:, 0] + box[:, 2]) // 2 - grid.starts[0]) // grid.core
-    j = ((box[:, 1] + box[:, 3]) // 2 - grid.starts[1]) // grid.core
-    return i * grid.n_cols + j
+    place = [
+        ((bbox[:, axis].astype(np.int64) + bbox[:, axis + 2]) // 2 - grid.starts[axis]) // grid.core
+        for axis in (0, 1)
+    ]
+    return place[0] * grid.n_cols + place[1]
 
 
 def crosses_seam(bbox: npt.NDArray[np.int32], grid: TileGrid) -> npt.NDArray[np.bool_]:
     """Tell which boxes (n, 4) reach over a line between two cores."""
-    box = bbox.astype(np.int64)
-    crosses = np.zeros(len(box), bool)
+    crosses = np.zeros(len(bbox), bool)
     for axis in (0, 1):
-        first = (box[:, axis] - grid.starts[axis]) // grid.core
-        last = (box[:, axis + 2] - 1 - grid.starts[axis]) // grid.core
+        first = (bbox[:, axis].astype(np.int64) - grid.starts[axis]) // grid.core
+        last = (bbox[:, axis + 2].astype(np.int64) - 1 - grid.starts[axis]) // grid.core
         crosses |= first != last
     return crosses
 
