@@ -38,6 +38,7 @@ from geopanoptic.vector import (
     stuff_table,
     things_table,
     write_gpkg,
+    write_project,
     write_vectors,
 )
 
@@ -411,3 +412,40 @@ def test_a_bad_date_is_refused() -> None:
         "2024-05-01 10:00"
     )
     assert RUN.geometry_type is None
+
+
+def test_a_project_holds_every_layer_with_its_style_and_a_way_from_where_it_lies(
+    tmp_path: Path,
+) -> None:
+    from xml.etree import ElementTree
+    from zipfile import ZipFile
+
+    folder = tmp_path / ".work" / "town.panoptic"
+    folder.mkdir(parents=True)
+    write_gpkg(folder / "panoptic.gpkg", Town.build().layers(), UTM, SCHEMA)
+    (folder / "semantic.tif").touch()
+    (folder / "semantic.qml").write_text("<qgis><pipe><rasterrenderer/></pipe></qgis>")
+    scene = tmp_path / "scenes" / "town.tif"
+    write_project(folder / "town.qgz", folder, UTM, scene, final=tmp_path / "town.panoptic")
+    assert not list(folder.glob(".*"))
+    with ZipFile(folder / "town.qgz") as archive:
+        assert archive.namelist() == ["town.qgs"]
+        root = ElementTree.fromstring(archive.read("town.qgs"))
+    layers = {x.findtext("layername"): x for x in root.iter("maplayer")}
+    assert {n: x.findtext("datasource") for n, x in layers.items()} == {
+        "things": "./panoptic.gpkg|layername=things",
+        "stuff": "./panoptic.gpkg|layername=stuff",
+        "semantic": "./semantic.tif",
+        "scene": "../scenes/town.tif",
+    }
+    ids = [x.findtext("id") for x in layers.values()]
+    assert ids == [x.get("id") for x in root.iter("layer-tree-layer")]
+    assert all(len(i) > 10 for i in ids)  # QGIS gives a shorter one a new name and loses the layer
+    for name, tag in (("things", "renderer-v2"), ("semantic", "pipe"), ("scene", "pipe")):
+        assert layers[name].find(tag) is not None
+        assert layers[name].findtext("srs/spatialrefsys/authid") == "EPSG:32633"
+    tree = root.iter("layer-tree-layer")
+    assert [x.get("name") for x in tree if x.get("checked") == "Qt::Checked"] == ["things", "scene"]
+    assert root.findtext("properties/SpatialRefSys/ProjectionsEnabled") == "1"
+    with pytest.raises(StoreError, match="must exist"):
+        write_project(tmp_path / "no" / "a.qgz", folder, UTM)

@@ -8,6 +8,7 @@ write_gpkg, write_vectors, read_layer  files, published whole or not at all
 
 from geopanoptic.vector.formats import need_vector_suffix, write_vectors
 from geopanoptic.vector.geopackage import read_layer, write_gpkg
+from geopanoptic.vector.project import write_project
 from geopanoptic.vector.specs import RUN, STUFF, THINGS, LayerSpec
 from geopanoptic.vector.styles import Style
 from geopanoptic.vector.tables import TableContext, run_table, stuff_table, things_table
@@ -25,5 +26,6 @@ __all__ = [
     "stuff_table",
     "things_table",
     "write_gpkg",
+    "write_project",
     "write_vectors",
 ]
