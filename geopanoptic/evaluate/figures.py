@@ -151,6 +151,8 @@ class Figures:
             "precision": total.precision,
             "recall": total.recall,
             "f1": total.f1,
+            "mean_precision": mean(f.precision for f in things),
+            "mean_recall": mean(f.recall for f in things),
             "mean_f1": mean(f.f1 for f in things),
         }
 
