@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from geopanoptic.metrics import (
     QualityStats,
     Rules,
     Sides,
+    Tally,
     average_precision,
     bootstrap,
     boundary_iou,
@@ -330,3 +332,17 @@ def test_nothing_counted_gives_undefined_figures_not_errors() -> None:
         ).things.pq
         is None
     )
+
+
+@given(pairs(), st.lists(st.integers(0, 29), max_size=8))
+def test_a_tally_is_the_sum_of_its_parts_whenever_it_adds_them(pair, cuts) -> None:
+    cuts = sorted({0, *(c for c in cuts if c < pair.shape[0]), pair.shape[0]})
+    running = Tally(PanopticCount.sum, lambda count: 60_000 + len(count))  # adds every other part
+    for top, stop in pairwise(cuts):
+        part = pair.map(lambda x, top=top, stop=stop: x[top:stop])
+        running.add(PanopticCount.of(part.truth, part.pred, SIDES, (top, 0)))
+    whole = PanopticCount.of(pair.truth, pair.pred, replace(SIDES, ground=1000))
+    got = running.total()
+    assert np.array_equal(got.px, whole.px)
+    assert np.array_equal(got.bbox, whole.bbox)
+    assert equal_tables(got.rows, whole.rows)

@@ -15,11 +15,9 @@ from geopanoptic.contingency import Contingency
 from geopanoptic.errors import SceneError
 from geopanoptic.evaluate.pairing import ScenePair
 from geopanoptic.grid import Shape, Window
-from geopanoptic.metrics import ClassCode, PanopticCount, count_outlines, labels_of
+from geopanoptic.metrics import ClassCode, PanopticCount, Tally, count_outlines, labels_of
 from geopanoptic.metrics.boundary import OUTSIDE
 from geopanoptic.workers import EngineSpec, open_engine
-
-_MERGE_EVERY = 8  # counts kept apart before they are added: adding is a sort
 
 Progress = Callable[[str, int, int], None]
 
@@ -134,18 +132,15 @@ def count_pairs(
     Raises what the blocks raise: SceneError for a file that cannot be read, SchemaError for
     labels no schema knows. A figure from a part of the scene would be wrong, so none is made.
     """
-    counts: list[list[PanopticCount]] = [[] for _ in walk.pairs]
-    outlines: list[list[Contingency]] = [[] for _ in walk.pairs]
+    counts = [PanopticCount.tally() for _ in walk.pairs]
+    outlines = [Tally(Contingency.sum, len) for _ in walk.pairs]
     done = 0
 
     def settle(key: int, result: dict[str, Any]) -> None:
         nonlocal done
         k, core = walk.place(key)
-        counts[k].append(result["count"])
-        outlines[k].append(result["outline"])
-        if len(counts[k]) >= _MERGE_EVERY:
-            counts[k][:] = [PanopticCount.sum(counts[k])]
-            outlines[k][:] = [Contingency.sum(outlines[k])]
+        counts[k].add(result["count"])
+        outlines[k].add(result["outline"])
         done += core.area_px
         if progress is not None:
             progress("count", done, total)
@@ -158,7 +153,4 @@ def count_pairs(
             f"{len(failures)} of {len(walk)} blocks could not be counted; the first: "
             f"{failures[0].cause}"
         )
-    return [
-        SceneCount(PanopticCount.sum(c), Contingency.sum(o))
-        for c, o in zip(counts, outlines, strict=True)
-    ]
+    return [SceneCount(c.total(), o.total()) for c, o in zip(counts, outlines, strict=True)]

@@ -39,6 +39,7 @@ from geopanoptic.metrics.semantic import (
     mean_iou,
     overall_accuracy,
 )
+from geopanoptic.metrics.tally import Tally
 
 __all__ = [
     "CLASS_LABEL",
@@ -65,6 +66,7 @@ __all__ = [
     "Rules",
     "SegmentSide",
     "Sides",
+    "Tally",
     "average_precision",
     "bootstrap",
     "boundary_iou",

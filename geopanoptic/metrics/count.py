@@ -16,6 +16,7 @@ import numpy.typing as npt
 from geopanoptic.contingency import Contingency
 from geopanoptic.errors import SchemaError
 from geopanoptic.metrics.kernel import count_block
+from geopanoptic.metrics.tally import Tally
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -188,6 +189,11 @@ class PanopticCount:
 
     def __len__(self) -> int:
         return len(self.px)
+
+    @classmethod
+    def tally(cls) -> Tally[PanopticCount]:
+        """Return an empty running sum of counts."""
+        return Tally(cls.sum, lambda c: len(c) + len(c.rows) + len(c.ground))
 
     @property
     def total_px(self) -> int:

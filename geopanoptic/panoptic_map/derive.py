@@ -35,15 +35,15 @@ def derive_segments(shape: Shape, read: Read, schema: LabelSchema) -> SegmentTab
     """
     code = own_code(schema)
     sides = Sides(code, code, max(schema.ids, default=1))
-    counts, at_edge = PanopticCount.empty(), set[int]()
+    counts, at_edge = PanopticCount.tally(), set[int]()
     for window in blocks(shape):
         seen = window.grown(1).clipped(shape)
         classes, ids = read(seen)
         inner = window.within(seen).slices
         block = classes[inner], ids[inner]
-        counts += PanopticCount.of(block, block, sides, (window.row, window.col))
+        counts.add(PanopticCount.of(block, block, sides, (window.row, window.col)))
         at_edge |= _edge_labels(classes, ids, seen, shape)
-    side = Overlap.of(counts, Rules(things=frozenset(c.id for c in schema.things))).truth
+    side = Overlap.of(counts.total(), Rules(things=frozenset(c.id for c in schema.things))).truth
     real = ~side.crowd  # thing pixels without an id are no segment
     identity = np.where(side.label < CLASS_LABEL, side.label, -side.class_id)[real]
     n = len(identity)
