@@ -159,6 +159,18 @@ def test_polygons_as_truth_are_judged_on_the_predictions_grid(maps, tmp_path: Pa
     assert swapped["per_class"]["building"]["tp"] == by_map["per_class"]["building"]["tp"]
 
 
+def test_polygons_that_overlap_or_vanish_are_told(maps, tmp_path: Path) -> None:
+    x, y = GEOREF.xy(10, 10)
+    boxes = [shapely.box(x, y - 5, x + 5, y), shapely.box(x + 3, y - 5, x + 8, y)]
+    boxes += [shapely.box(x - 900, y, x - 890, y + 5), shapely.box(x + 20, y, x + 20.1, y + 0.1)]
+    truth = geopandas.GeoDataFrame({"class_name": ["building"] * 4}, geometry=boxes, crs=UTM)
+    truth.to_file(tmp_path / "t.gpkg")
+    found = evaluate(maps[0], tmp_path / "t.gpkg")
+    assert "1 pairs of polygons overlap" in found["warnings"][0]
+    assert "2 of 4 polygons have no pixel" in found["warnings"][1]
+    assert found["per_class"]["building"]["count_truth"] == 2
+
+
 def test_a_class_raster_alone_gives_pixel_measures(maps) -> None:
     pred, truth = maps
     found = evaluate(pred / "semantic.tif", truth)

@@ -146,7 +146,7 @@ def _compare_tables(
     A truth segment that is listed but has no pixel is a miss (panopticapi); a prediction one is
     ignored. The pixels decide on areas, whatever the table says.
     """
-    count, warnings = counted.count, []
+    count, warnings = counted.count, _polygon_warnings(pair, counted)
     unseen: list[tuple[int, int]] = []
     sides = ((pair.truth, pair.sides.truth, count.truth), (pair.pred, pair.sides.pred, count.pred))
     for k, (panoptic, code, labels) in enumerate(sides):
@@ -167,6 +167,30 @@ def _compare_tables(
                     unseen.append((segment, common))
         warnings += _wrong_areas(panoptic, area)
     return tuple(unseen), warnings
+
+
+def _polygon_warnings(pair: ScenePair, counted: SceneCount) -> list[str]:
+    """Tell of polygons that were burnt over each other, or that have no pixel at all."""
+    out = []
+    for panoptic, labels in (
+        (pair.truth, counted.count.truth),
+        (pair.pred, counted.count.pred),
+    ):
+        burnt = panoptic.polygons
+        if burnt is None:
+            continue
+        overlaps = burnt.overlapping()
+        if overlaps:
+            out.append(
+                f"{panoptic.name}: {overlaps} pairs of polygons overlap; the later one lies on top"
+            )
+        lost = len(burnt.geometry) - len(np.intersect1d(labels, np.arange(1, len(burnt) + 1)))
+        if lost:
+            out.append(
+                f"{panoptic.name}: {lost} of {len(burnt)} polygons have no pixel on the grid "
+                f"(outside it, void there, under others, or too small); they are not judged"
+            )
+    return out
 
 
 def _areas(labels: Ints, px: Ints) -> dict[int, int]:

@@ -1,6 +1,7 @@
 """Panoptic maps on disk: open every kind of MAP, read blocks, write tables, check the promises."""
 
 from geopanoptic.panoptic_map.check import check_map
+from geopanoptic.panoptic_map.layers import polygon_layers
 from geopanoptic.panoptic_map.map import (
     PanopticMap,
     from_polygons,
@@ -29,6 +30,7 @@ __all__ = [
     "is_vector",
     "load_segments",
     "open_maps",
+    "polygon_layers",
     "read_map_json",
     "read_polygons",
     "save_segments",

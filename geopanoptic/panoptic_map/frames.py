@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geopanoptic.grid import Window
+from geopanoptic.panoptic_map.layers import polygon_layers
 from geopanoptic.panoptic_map.tables import BBOX, segment_areas_m2
 from geopanoptic.schema import NODATA
 
@@ -90,28 +91,12 @@ def traced_frame(panoptic: PanopticMap, layer: str) -> Any:
     import pyarrow as pa
     import shapely
 
-    from geopanoptic.polygons import stuff_labels, thing_labels, trace
-    from geopanoptic.vector import STUFF, THINGS, TableContext, stuff_table, things_table
+    from geopanoptic.vector import STUFF, THINGS, TableContext
     from geopanoptic.vector.specs import GEOMETRY
 
-    schema, georef = panoptic.schema, panoptic.georef
-    thing = np.zeros(256, bool)
-    thing[[c.id for c in schema.things]] = True
-
-    def labels(window: Window) -> Any:
-        classes, ids = panoptic.read(window)
-        ids = np.where(thing[classes], ids, np.int32(0))  # COCO: stuff segments have ids too
-        if layer == "things":
-            return thing_labels(classes, ids)
-        return stuff_labels(classes, ids, schema)
-
-    context = TableContext(schema, georef, panoptic.date)
-    if layer == "things":
-        traced = trace(labels, georef.shape, CHUNK, group="id")
-        batches, spec = things_table(traced, panoptic.segment_table, context), THINGS
-    else:
-        batches = stuff_table(trace(labels, georef.shape, CHUNK, group="part"), context)
-        spec = STUFF
-    frame = pa.Table.from_batches(list(batches), spec.arrow_schema).to_pandas()
+    context = TableContext(panoptic.schema, panoptic.georef, panoptic.date)
+    layers = polygon_layers(panoptic.read, panoptic.segment_table, context)
+    spec = THINGS if layer == "things" else STUFF
+    frame = pa.Table.from_batches(list(layers.get(layer, ())), spec.arrow_schema).to_pandas()
     geometry = shapely.from_wkb(frame.pop(GEOMETRY).to_numpy())
-    return geopandas.GeoDataFrame(frame, geometry=geometry, crs=georef.crs)
+    return geopandas.GeoDataFrame(frame, geometry=geometry, crs=panoptic.georef.crs)

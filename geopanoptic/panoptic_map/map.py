@@ -41,6 +41,7 @@ class PanopticMap:
     them. `listed`: id -> class id of the segments a COCO table lists. `stuff_ids`: the instance
     raster also tells stuff segments apart (COCO). `things_only`: made from polygons, so void
     pixels are background. `loose_kinds`: thing or stuff is only guessed from the pixels.
+    `polygons`: what the source burns, whatever is made of the source later.
     `by_rows`: the file is laid out in whole rows, so whole rows are cheapest to read.
     """
 
@@ -58,6 +59,7 @@ class PanopticMap:
     things_only: bool = False
     loose_kinds: bool = False
     by_rows: bool = False
+    polygons: VectorSource | None = None
 
     @classmethod
     def open(cls, path: str | Path, like: GeoRef | None = None) -> PanopticMap:
@@ -205,6 +207,7 @@ def from_polygons(
         crowd=frozenset((np.flatnonzero(polygons.ignore) + 1).tolist()),
         score={int(k) + 1: float(polygons.score[k]) for k in known},
         things_only=True,
+        polygons=source,
     )
 
 

@@ -187,6 +187,23 @@ class VectorSource:
         class_id = np.array([schema.by_name(str(n)).id for n in polygons.class_name], np.uint8)
         return cls(pixels, class_id, shapely.bounds(pixels).reshape(-1, 4))
 
+    def __len__(self) -> int:
+        return len(self.geometry)
+
+    def overlapping(self) -> int:
+        """Return how many pairs of polygons share ground; the later one of a pair lies on top."""
+        import shapely
+
+        tree = shapely.STRtree(self.geometry)
+        a, b = tree.query(self.geometry, predicate="intersects")
+        a, b = a[a < b], b[a < b]
+        shared = shapely.area(
+            shapely.intersection(
+                shapely.make_valid(self.geometry[a]), shapely.make_valid(self.geometry[b])
+            )
+        )
+        return int((shared > 1e-3).sum())  # of a pixel: less is rounding of shared borders
+
     def read(self, window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
         """Return the window's classes (void outside polygons) and ids."""
         from affine import Affine
