@@ -357,6 +357,20 @@ def test_a_failure_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_ctrl_c_in_the_middle_stays_ctrl_c(tmp_path: Path, monkeypatch: Any) -> None:
+    from geopanoptic.vector import streaming
+
+    class Interrupted(streaming.Queue):  # type: ignore[type-arg]
+        def get(self, *args: Any, **kwargs: Any) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(streaming, "Queue", Interrupted)
+    for suffix in (".gpkg", ".parquet", ".fgb", ".geojson"):
+        with pytest.raises(KeyboardInterrupt):
+            write_vectors(tmp_path / f"a{suffix}", Town.build().layers(), UTM, SCHEMA)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_not_there_is_an_error_with_the_cure(tmp_path: Path) -> None:
     for suffix in (".gpkg", ".parquet", ".fgb", ".geojson"):
         with pytest.raises(StoreError, match="must exist and be writable"):

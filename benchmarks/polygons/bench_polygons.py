@@ -1,7 +1,8 @@
 """Polygons at scale: label rasters to GeoPackage, and against rasterio's shapes + union.
 
     python benchmarks/polygons/bench_polygons.py [--size 20000] [--block 2048] [--json FILE]
-    python benchmarks/polygons/bench_polygons.py --rival --size 4096
+    python benchmarks/polygons/bench_polygons.py --rival --size 4096 --block 1024
+    python benchmarks/polygons/bench_polygons.py --million
 
 The scene is synthetic: a 5000 x 5000 patch of ragged buildings (rectangles, L shapes, courtyards;
 15 % vehicles) on five kinds of noisy ground, laid out as often as it takes, every instance with
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyproj
 from affine import Affine
 from scipy import ndimage
@@ -164,7 +166,40 @@ def rival(size: int, block: int, _: Path) -> dict[str, Any]:
     return {"features": sum(map(len, joined))}
 
 
+def million(_size: int, block: int, folder: Path) -> dict[str, Any]:
+    """Write 1,000,000 small ragged things of about 20 vertices in one streamed transaction."""
+    cell, across = 10, 1000
+    rng = np.random.default_rng(1)
+    kept = np.zeros((across, cell, across, cell), bool)
+    kept[:, 1:8, :, 1:8] = rng.integers(0, 4, (across, 7, across, 7), np.uint8) > 0
+    kept[:, 3:6, :, 1:8] = kept[:, 1:8, :, 3:6] = True
+    kept = kept.reshape(across * cell, across * cell)
+
+    def things(window: Window) -> np.ndarray:
+        r = np.arange(window.row, window.row_stop, dtype=np.int32)[:, None] // cell
+        c = np.arange(window.col, window.col_stop, dtype=np.int32)[None, :] // cell
+        return np.where(kept[window.slices], r * across + c + 1, 0).astype(np.int32)
+
+    n = across * across
+    ids, none = np.arange(1, n + 1), np.full(n, np.nan, np.float32)
+    table = SegmentTable(
+        ids, np.ones(n, np.uint8), ids, none, np.zeros((n, 4), np.int32),
+        np.zeros(n, bool), np.zeros(n, bool), np.ones(n, np.uint16), none,
+    )  # fmt: skip
+    georef = GeoRef(pyproj.CRS(32633).to_wkt(), Affine(0.3, 0, 5e5, 0, -0.3, 6e6), kept.shape)
+    context = TableContext(SCHEMA, georef, "2024-05-01", "bench", "bench 1")
+    things_table(trace(things, (32, 32), 32, group="id"), table, context)
+    before = psutil.Process().memory_info().rss >> 20
+    batches = things_table(trace(things, georef.shape, block, group="id"), table, context)
+    path = folder / "million.gpkg"
+    counts = write_gpkg(path, {"things": batches}, georef.crs, SCHEMA)
+    extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before
+    size = round(path.stat().st_size / 1e6, 1)
+    return {"features": counts["things"], "file_mb": size, "extra_mb": extra}
+
+
 STEPS = {
+    "million": million,
     "things": lambda *a: write_layer("things", *a),
     "stuff": lambda *a: write_layer("stuff", *a),
     "trace": trace_only,
@@ -173,7 +208,8 @@ STEPS = {
 
 
 def measure_here(step: str, size: int, block: int) -> dict[str, Any]:
-    patch()
+    if step != "million":
+        patch()
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), time.process_time()
         found = STEPS[step](size, block, Path(folder))
@@ -188,6 +224,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=20_000)
     parser.add_argument("--block", type=int, default=2048)
     parser.add_argument("--rival", action="store_true", help="compare with shapes + union")
+    parser.add_argument("--million", action="store_true", help="write 1,000,000 polygons")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -201,7 +238,8 @@ def main() -> None:
         "size_px": given.size,
         "block_px": given.block,
     }
-    for step in ("trace", "rival") if given.rival else ("things", "stuff"):
+    steps = ("trace", "rival") if given.rival else ("things", "stuff")
+    for step in ("million",) if given.million else steps:
         again = [sys.executable, __file__, "--step", step]
         again += ["--size", str(given.size), "--block", str(given.block)]
         made = subprocess.run(again, check=True, capture_output=True, text=True)

@@ -43,15 +43,20 @@ class Stream:
             raise self._error  # the writer only knows that its stream broke, not why
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        while True:
-            item = self._queue.get()
-            if item is _DONE:
-                return
-            if isinstance(item, BaseException):
-                self._error = item
-                raise item
+        while (item := self._take()) is not _DONE:
             self.rows += item.num_rows
             yield item
+
+    def _take(self) -> Any:
+        """Return the next item; keep what goes wrong, also Ctrl-C, for the end of the stream."""
+        try:
+            item = self._queue.get()
+            if isinstance(item, BaseException):
+                raise item  # noqa: TRY301 - one place keeps both
+        except BaseException as why:
+            self._error = why
+            raise
+        return item
 
     def reader(self) -> pa.RecordBatchReader:
         """Return the batches as what Arrow's C stream interface takes."""
