@@ -180,18 +180,21 @@ def main() -> None:
         print(table_of(results, name))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        record = {
-            "scene": {"edge_px": options.edge, "objects": town.truth.n, "seed": options.seed},
+        path = options.out / "stitching.json"
+        record = json.loads(path.read_text()) if path.exists() else {"scenes": {}, "results": {}}
+        scene = {"edge_px": options.edge, "objects": town.truth.n, "seed": options.seed}
+        record["scenes"] |= dict.fromkeys(results, scene)
+        record["results"] |= results
+        record |= {
             "tile_px": TILE_PX,
             "noise": asdict(Noise()),
             "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-            "minutes": round((time.perf_counter() - start) / 60, 1),
-            "results": results,
         }
-        path = options.out / "stitching.json"
         path.write_text(json.dumps(record, indent=1) + "\n")
-        plot(results, options.out / "stitching.png")
-        print(f"wrote {path} and its plot")
+        results = record["results"]
+        if "noisy" in results:
+            plot(results, options.out / "stitching.png")
+        print(f"wrote {path} in {(time.perf_counter() - start) / 60:.0f} min")
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
