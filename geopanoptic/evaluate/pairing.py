@@ -98,7 +98,8 @@ def _ground(georef: GeoRef, several: bool) -> tuple[int, int, int]:
     edge = max(1, round(GROUND_M / gsd)) if gsd else 0
     if edge == 0 or -(-height // edge) * -(-width // edge) < _ENOUGH:
         # without metres several images are their own blocks: pixels of photos are no ground
-        edge = max(height, width) if several and not gsd else max(1, -(-max(height, width) // 32))
+        whole = max(height, width)
+        edge = whole if several and not gsd else max(1, -(-whole // GROUND_CELLS))
     return edge, -(-height // edge), -(-width // edge)
 
 

@@ -99,13 +99,3 @@ def _best(
     partner[rows[order]] = other.label[other_rows[order]]
     best[rows[order]] = iou[order]
     return best, partner
-
-
-def split_and_merged(matched: Matching) -> tuple[Bools, Bools]:
-    """Tell which truth segments are over-segmented and which predictions under-segmented.
-
-    A truth segment in which two or more predictions of its class lie by more than half; a
-    prediction that holds more than half of two or more truth segments. Matched or not.
-    """
-    found = fates(matched)
-    return found.truth.partners >= 2, found.pred.partners >= 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -183,8 +183,3 @@ def unseen_counts(unseen: Iterable[tuple[int, int]], n_classes: int) -> Ints:
     for _, class_id in unseen:
         out[class_id] += 1
     return out
-
-
-def as_labels(table: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
-    """Return (label, class) pairs sorted by label."""
-    return tuple(sorted(table.items()))

@@ -25,10 +25,8 @@ from geopanoptic.panoptic_map.vector import (
     VectorSource,
     read_polygons,
 )
-from geopanoptic.schema import VOID, LabelSchema
+from geopanoptic.schema import LabelSchema
 from geopanoptic.segments import SegmentTable
-
-XARRAY_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -295,6 +293,3 @@ def _from_coco(path: Path, schema: LabelSchema, image: CocoImage) -> PanopticMap
         stuff_ids=True,
         by_rows=True,
     )
-
-
-__all__ = ["VOID", "PanopticMap", "from_polygons", "grid_difference", "is_coco", "open_maps"]
