@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Sequence
 
 from geopanoptic.workers.outcome import Outcome, Task, guarded, stop_run
 
@@ -29,8 +30,9 @@ class LocalBackend:
         while (item := self._work.get()) is not None:
             self.answers.put(guarded(*item, self._run))
 
-    def submit(self, task: Task, key: int, attempt: int) -> None:  # noqa: ARG002 - same as Dask's
-        self._work.put((task, key))
+    def submit(self, task: Task, keys: Sequence[int], attempt: int) -> None:  # noqa: ARG002
+        for key in keys:
+            self._work.put((task, key))
 
     def capacity(self) -> int:
         return len(self._threads) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import signal
@@ -9,7 +10,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ POLL_S = 0.5
 GRACE_S = 30.0  # after Ctrl-C, for tasks that already run
 STALL_MIN_S = 300.0
 STALL_FIRST_S = 1800.0  # before anything has finished: models are loaded, caches are cold
+REFILL = 16
 HOPELESS = 8  # so many unexpected failures and no success at all: a fault of the program
 
 OnDone = Callable[[int, dict[str, Any]], None]
@@ -35,8 +37,8 @@ class Backend(Protocol):
 
     answers: queue.SimpleQueue[Outcome | None]
 
-    def submit(self, task: Task, key: int, attempt: int) -> None:
-        """Start `task(key)` somewhere."""
+    def submit(self, task: Task, keys: Sequence[int], attempt: int) -> None:
+        """Start `task(key)` somewhere for each of these keys."""
 
     def capacity(self) -> int:
         """Return how many tasks to keep in flight now."""
@@ -88,26 +90,35 @@ class Loop:
     ) -> None:
         exhausted = False
         while True:
-            while not exhausted and not self.interrupts and len(self.started) < capacity():
-                key = next(keys, None)
-                if key is None:
-                    exhausted = True
-                else:
-                    self.started[key] = time.monotonic()
-                    self.backend.submit(self.task, key, self.attempt)
+            wanted = capacity()
+            room = 0 if exhausted or self.interrupts else wanted - len(self.started)
+            # On large clusters in small batches, which cost a third per task; each process has
+            # a task in reserve meanwhile.
+            if room > wanted // REFILL:
+                batch = list(itertools.islice(keys, room))
+                exhausted = len(batch) < room
+                self.started.update(dict.fromkeys(batch, time.monotonic()))
+                self.backend.submit(self.task, batch, self.attempt)
             if self.interrupts:
                 self._finish_running(on_done, found)
             if exhausted and not self.started:
                 return
-            self._one_answer(on_done, found)
+            self._take_answers(on_done, found)
 
-    def _one_answer(self, on_done: OnDone, found: Found | None) -> None:
+    def _take_answers(self, on_done: OnDone, found: Found | None) -> None:
+        """Wait for an answer, then take all that are there: many workers are refilled at once."""
         try:
             outcome = self.backend.answers.get(timeout=POLL_S)
+            while True:
+                self._take(outcome, on_done, found)
+                outcome = self.backend.answers.get_nowait()
         except queue.Empty:
+            pass
+        if time.monotonic() - self.last_progress > POLL_S:
             self.backend.check()
             self._check_stall()
-            return
+
+    def _take(self, outcome: Outcome | None, on_done: OnDone, found: Found | None) -> None:
         if outcome is None or outcome.key not in self.started:
             return  # a wake-up call, or the late answer to an abandoned submission
         self.durations.append(time.monotonic() - self.started.pop(outcome.key))
@@ -172,7 +183,7 @@ class Loop:
         self.backend.stop_waiting()
         deadline = time.monotonic() + GRACE_S
         while self.started and time.monotonic() < deadline:
-            self._one_answer(on_done, found)
+            self._take_answers(on_done, found)
         raise KeyboardInterrupt
 
     @contextmanager

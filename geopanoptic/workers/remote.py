@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from geopanoptic.errors import EngineError
@@ -19,6 +20,7 @@ NO_WORKERS_S = 300.0
 COUNT_EVERY_S = 2.0
 COUNT_PATIENCE_S = 5.0
 RESULT_S = 60.0
+BATCH = 4  # from so many tasks on, `map` is cheaper than as many times `submit`
 # What Dask raises when the work was lost, as opposed to gone wrong.
 _LOST_ERRORS = ("KilledWorker", "CancelledError", "FutureCancelledError", "NoValidWorkerError")
 
@@ -36,16 +38,27 @@ class DaskBackend:
         self._counted = 0.0
         self._seen_workers = self._seen_scheduler = time.monotonic()
 
-    def submit(self, task: Task, key: int, attempt: int) -> None:
+    def submit(self, task: Task, keys: Sequence[int], attempt: int) -> None:
         # Tuple keys put all tasks of a run into one task group, which Dask then queues at the
         # scheduler; names with a prefix of their own each would all be pushed to the workers.
-        name = (f"geopanoptic-{self._run}-{attempt}", key)
+        names = [(f"geopanoptic-{self._run}-{attempt}", key) for key in keys]
+        call = functools.partial(guarded, task, run=self._run)
         try:
-            future = self._client.submit(guarded, task, key, self._run, key=name, pure=False)
+            if len(keys) < BATCH:
+                submit = self._client.submit
+                futures = [
+                    submit(call, key, key=name, pure=False)
+                    for key, name in zip(keys, names, strict=True)
+                ]
+            else:
+                futures = self._client.map(call, list(keys), key=names, pure=False)
         except Exception as error:
+            if self._client.status == "running":
+                raise  # a task that does not pickle is the caller's mistake, not the cluster's
             raise EngineError(f"the Dask cluster does not take work any more: {error}") from error
-        self._futures[key] = future
-        future.add_done_callback(functools.partial(self._answered, key))
+        for key, future in zip(keys, futures, strict=True):
+            self._futures[key] = future
+            future.add_done_callback(functools.partial(self._answered, key))
 
     def _answered(self, key: int, future: Any) -> None:
         """Take the answer (in Dask's callback thread, so that the coordinator never blocks)."""
