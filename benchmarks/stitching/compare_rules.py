@@ -1,4 +1,4 @@
-"""Compare rule G with the rules of peers on one synthetic town; write results and a plot.
+"""Compare rule G with the rules of peers on one synthetic town; write the results.
 
 python benchmarks/stitching/compare_rules.py [--edge 4096] [--overlaps 0,16,32,64,128] [--out DIR]
 """
@@ -191,37 +191,7 @@ def main() -> None:
             "machine": f"{platform.platform()}, {os.cpu_count()} cores",
         }
         path.write_text(json.dumps(record, indent=1) + "\n")
-        results = record["results"]
-        if "noisy" in results:
-            plot(results, options.out / "stitching.png")
         print(f"wrote {path} in {(time.perf_counter() - start) / 60:.0f} min")
-
-
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Draw seam error and seam PQ of the noisy case against the overlap, one line per rule."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    by_overlap = results["noisy"]
-    overlaps = [int(o) for o in by_overlap]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), dpi=80)
-    for name in by_overlap[str(overlaps[0])]:
-        style = {"lw": 2.5, "color": "k"} if name == OURS else {"lw": 1}
-        cells = [by_overlap[str(o)][name] for o in overlaps]
-        left.plot(overlaps, [100 * c["seam"]["error_rate"] for c in cells], "o-", ms=3, **style)
-        label = {"label": name}
-        right.plot(overlaps, [c["pq_seam"] for c in cells], "o-", ms=3, **style, **label)
-    ours = [by_overlap[str(o)][OURS] for o in overlaps]
-    inner = [100 * c["interior"]["error_rate"] for c in ours]
-    left.plot(overlaps, inner, "k:", label="interior (away from seams)")
-    left.set(yscale="log", xlabel="overlap, px", ylabel="objects on seams in error, %")
-    left.legend(fontsize=7)
-    right.set(xlabel="overlap, px", ylabel="PQ of objects on seams")
-    right.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
-    fig.tight_layout()
-    fig.savefig(path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure what stitching costs, from 5k to 40k px edge: time, memory, linearity; and plot it.
+"""Measure what stitching costs, from 5k to 40k px edge: time, memory, linearity.
 
     python benchmarks/stitching/stitch_cost.py [--edges 5000,10000,20000,40000] [--out DIR]
 
@@ -251,29 +251,6 @@ def peak_warm(_: int) -> float:
     return float(truth.sum())
 
 
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    area = [r["edge_px"] ** 2 / 1e6 for r in results]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), dpi=80)
-    for name in ("total_s", "seam_s", "assemble_s", "relabel_s", "resolve_s"):
-        left.loglog(area, [r[name] for r in results], "o-", label=name.removesuffix("_s"), ms=3)
-    left.loglog(area, [results[0]["total_s"] * a / area[0] for a in area], "k:", label="linear")
-    left.set(xlabel="scene, Mpx", ylabel="seconds, 2 processes")
-    left.legend(fontsize=7)
-    right.semilogx(area, [r["all_peak_mb"] for r in results], "o-", label="all processes", ms=3)
-    right.semilogx(
-        area, [r["coordinator_peak_mb"] for r in results], "o-", label="coordinator", ms=3
-    )
-    right.set(xlabel="scene, Mpx", ylabel="peak memory, MB", ylim=(0, None))
-    right.legend(fontsize=7)
-    fig.tight_layout()
-    fig.savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edges", default="5000,10000,20000,40000")
@@ -294,7 +271,6 @@ def main() -> None:
             "results": results,
         }
         (options.out / "stitching_cost.json").write_text(json.dumps(record, indent=1) + "\n")
-        plot(results, options.out / "stitching_cost.png")
 
 
 if __name__ == "__main__":
