@@ -22,7 +22,7 @@ LAYERS = {
     2: {"stitch", "polygons", "metrics", "matching"},
     3: {"models", "raster", "vector", "store", "report"},
     4: {"workers", "dataset", "panoptic_map"},
-    5: {"predict", "train", "evaluate", "change", "track"},
+    5: {"predict", "train", "evaluate", "export", "change", "track"},
     6: {"cli"},
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}

@@ -32,13 +32,18 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """Import a command's module on first use."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's door
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(
+        self,
+        ctx: click.Context,
+        name: str,  # noqa: ARG002
+    ) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(f"geopanoptic.cli.{name}"), name)
+        command: click.Command = getattr(importlib.import_module(f"geopanoptic.cli.{name}"), name)
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -48,10 +53,14 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             from geopanoptic.errors import nearest_name
 
-            error.message += nearest_name(args[0], COMMANDS) if args else ""
-            raise
+            hint = nearest_name(args[0], COMMANDS) if args else ""
+            raise click.UsageError(error.message + hint, ctx) from error
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(
+        self,
+        ctx: click.Context,
+        formatter: click.HelpFormatter,  # noqa: ARG002
+    ) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

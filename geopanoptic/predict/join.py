@@ -136,7 +136,7 @@ def resolve_ids(plan: Plan, report: Report | None = None) -> Ids:
 
 
 def _lut_arrays(plan: Plan, resolution: Resolution, index: int) -> dict[str, Array]:
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for tile in plan.regions.region(index).tiles:
         gid, mode = resolution.lut(tile)
         arrays[f"gid/{tile}"], arrays[f"mode/{tile}"] = gid, mode
@@ -150,10 +150,14 @@ class _Luts:
         self.plan = plan
         self.store = plan.parts("lut")
 
+        self.kept: dict[int, tuple[Array, Array]] = {}
+
     def lut(self, tile: int) -> tuple[Array, Array]:
-        names = [f"gid/{tile}", f"mode/{tile}"]
-        arrays = self.store.get(self.plan.regions.region_of(tile), names).arrays
-        return arrays[names[0]], arrays[names[1]]
+        if tile not in self.kept:
+            names = [f"gid/{tile}", f"mode/{tile}"]
+            arrays = self.store.get(self.plan.regions.region_of(tile), names).arrays
+            self.kept[tile] = arrays[names[0]], arrays[names[1]]
+        return self.kept[tile]
 
 
 def core_region(plan: Plan, index: int) -> dict[str, Any]:
@@ -180,44 +184,29 @@ def core_region(plan: Plan, index: int) -> dict[str, Any]:
         painted = assemble_core(tile, views, luts)
         # nodata stays nodata, whatever a neighbour's view paints
         gid[here] = np.where(stuff[here] == 0, 0, painted)
-    store.put(index, {"gid": gid, "stuff": stuff, "score": score} | _facts(gid, region.core), {})
+    arrays: dict[str, Array] = {"gid": gid, "stuff": stuff, "score": score}
+    store.put(index, arrays | _areas(gid), {})
     return {"px": region.core.area_px}
 
 
-def _facts(gid: npt.NDArray[np.int32], core: Window) -> dict[str, Array]:
-    """Return area and bounding box (map frame) of every gid of one core."""
-    flat = gid.ravel()
-    where = np.flatnonzero(flat)
-    unique, inverse = np.unique(flat[where], return_inverse=True)
-    rows, cols = where // gid.shape[1] + core.row, where % gid.shape[1] + core.col
-    n = len(unique)
-    low = np.full((n, 2), np.iinfo(np.int32).max, np.int32)
-    high = np.zeros((n, 2), np.int32)
-    for axis, values in enumerate((rows, cols)):
-        np.minimum.at(low[:, axis], inverse, values.astype(np.int32))
-        np.maximum.at(high[:, axis], inverse, values.astype(np.int32) + 1)
-    return {
-        "facts.gid": unique.astype(np.int32),
-        "facts.area_px": np.bincount(inverse, minlength=n).astype(np.int64),
-        "facts.bbox": np.concatenate([low, high], axis=1),
-    }
+def _areas(gid: npt.NDArray[np.int32]) -> dict[str, Array]:
+    """Return the painted pixels of every gid of one core."""
+    unique, area_px = np.unique(gid[gid > 0], return_counts=True)
+    return {"area.gid": unique, "area.px": area_px.astype(np.int64)}
 
 
 def number_ids(plan: Plan, ids: Ids) -> tuple[npt.NDArray[np.int32], SegmentTable]:
     """Give the final ids 1..N in gid order, without things under the least area.
 
-    Returns the look-up table gid -> id (index 0 = 0, dropped = 0) and the table of things.
+    Returns the look-up table gid -> id (index 0 = 0, dropped = 0) and the table of things, whose
+    boxes are still empty: they are found when the rasters are written, on the grid of the rasters.
     """
     facts = ids.resolution.segments
     area = np.zeros(len(facts) + 1, np.int64)
-    bbox = np.tile(np.array([2**31 - 1, 2**31 - 1, 0, 0], np.int32), (len(facts) + 1, 1))
     store = plan.parts("core")
     for index in range(len(plan.regions)):
-        part = store.get(index, ["facts.gid", "facts.area_px", "facts.bbox"]).arrays
-        g, box = part["facts.gid"], part["facts.bbox"]
-        area[g] += part["facts.area_px"]
-        bbox[g, :2] = np.minimum(bbox[g, :2], box[:, :2])
-        bbox[g, 2:] = np.maximum(bbox[g, 2:], box[:, 2:])
+        part = store.get(index, ["area.gid", "area.px"]).arrays
+        area[part["area.gid"]] += part["area.px"]
     keep = np.zeros(len(area), bool)
     keep[1:] = area[1:] >= plan.min_area_px[facts.class_id]
     final = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
@@ -227,7 +216,7 @@ def number_ids(plan: Plan, ids: Ids) -> tuple[npt.NDArray[np.int32], SegmentTabl
         class_id=facts.class_id[rows].astype(np.uint8),
         area_px=area[1:][rows],
         score=facts.score[rows].astype(np.float32),
-        bbox=bbox[1:][rows],
+        bbox=np.zeros((len(rows), 4), np.int32),
         touches_edge=ids.touches_edge[rows],
         on_seam=facts.on_seam[rows],
         n_tiles=facts.n_tiles[rows].astype(np.uint16),

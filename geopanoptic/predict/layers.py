@@ -11,7 +11,7 @@ import numpy.typing as npt
 import shapely
 
 from geopanoptic.grid import Window
-from geopanoptic.polygons import stuff_labels, thing_labels, trace
+from geopanoptic.panoptic_map import polygon_layers
 from geopanoptic.predict.finished import Finished
 from geopanoptic.predict.settings import Products
 from geopanoptic.raster import LabelReader
@@ -19,14 +19,11 @@ from geopanoptic.vector import (
     Style,
     TableContext,
     run_table,
-    stuff_table,
-    things_table,
     write_gpkg,
     write_vectors,
 )
 
 SEAM_ROWS = 10_000
-BLOCK = 2048  # polygons are traced block by block of this many pixels
 _SEAM_CLASSES = (("good", "#1b9e77"), ("fair", "#e6ab02"), ("poor", "#d95f02"))
 
 
@@ -47,20 +44,10 @@ def write_layers(path: Path, finished: Finished, products: Products) -> None:
     )
     semantic, instances = LabelReader(rasters.semantic), LabelReader(rasters.instances)
 
-    def things(window: Window) -> npt.NDArray[np.int32]:
-        return thing_labels(semantic.read(window), instances.read(window))
+    def read(window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        return semantic.read(window), instances.read(window)
 
-    def stuff(window: Window) -> npt.NDArray[np.int32]:
-        return stuff_labels(semantic.read(window), instances.read(window), schema)
-
-    layers: dict[str, Any] = {}
-    wanted = schema if products.classes is None else schema.subset(products.classes)
-    if wanted.things:
-        traced = trace(things, rasters.shape, BLOCK, group="id", simplify_px=context.simplify_px)
-        layers["things"] = things_table(traced, rasters.table, context)
-    if wanted.stuff:
-        traced = trace(stuff, rasters.shape, BLOCK, group="part", simplify_px=context.simplify_px)
-        layers["stuff"] = stuff_table(traced, context)
+    layers = polygon_layers(read, rasters.table, context)
     if path.suffix == ".gpkg":
         if products.classes is None:
             layers["seams_qa"] = _seam_batches(finished)

@@ -6,7 +6,7 @@
 
 from geopanoptic.raster.area import Area
 from geopanoptic.raster.cog import LabelReader, LabelWriter, publish_cog, read_labels
-from geopanoptic.raster.gdal import gdal_environment, gdal_settings
+from geopanoptic.raster.gdal import gdal_env, gdal_environment, gdal_settings
 from geopanoptic.raster.preview import write_preview
 from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.style import write_instances_qml, write_score_qml
@@ -19,6 +19,7 @@ __all__ = [
     "ReadRequest",
     "Scene",
     "WorkingScene",
+    "gdal_env",
     "gdal_environment",
     "gdal_settings",
     "publish_cog",

@@ -1,0 +1,66 @@
+"""`geopanoptic export`: a map in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from geopanoptic.cli.options import json_option, names, print_json
+
+
+@click.command(short_help="Write a map in another format.")
+@click.argument("map_path", metavar="MAP")
+@click.option(
+    "--out",
+    "outs",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Where to write; may be given several times. .gpkg .parquet .fgb .geojson: polygons; "
+    ".json: COCO panoptic with a folder of PNGs; .tif: class x divisor + instance.",
+)
+@click.option("--classes", metavar="A,B", help="Only these classes in polygon files.")
+@click.option(
+    "--min-area", "min_area_m2", type=float, default=0.0, metavar="M2", help="Drop smaller ones."
+)
+@click.option(
+    "--simplify",
+    "simplify_m",
+    type=float,
+    default=0.0,
+    metavar="METRES",
+    help="Simplify polygon outlines.",
+)
+@click.option("--tile", type=click.IntRange(min=64), metavar="N", help="Cut COCO images of N px.")
+@click.option(
+    "--divisor",
+    type=click.IntRange(min=2),
+    default=1000,
+    show_default=True,
+    help="Of packed ids; 1000 gives Cityscapes ids.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+@json_option
+def export(map_path: str, outs: tuple[Path, ...], as_json: bool, **options: object) -> None:
+    r"""Write the panoptic map MAP in another format; the suffix picks it.
+
+    \b
+    geopanoptic export scene.panoptic --out buildings.parquet --classes building
+    geopanoptic export scene.panoptic --out coco.json --tile 1024
+    """
+    from geopanoptic.export import ExportSettings
+    from geopanoptic.export import export as write
+
+    classes = options.pop("classes")
+    settings = ExportSettings(
+        classes=names(str(classes)) if classes else None,
+        **options,  # type: ignore[arg-type]
+    )
+    for out in outs:
+        write(map_path, out, settings)
+        if not as_json:
+            click.echo(f"Wrote {out}")
+    if as_json:
+        print_json({"outputs": [str(out) for out in outs]})

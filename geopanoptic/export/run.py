@@ -1,0 +1,80 @@
+"""Pick the writer for a product by its suffix, and put the product in place whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from geopanoptic.errors import ConfigError
+from geopanoptic.export.coco import write_coco
+from geopanoptic.export.packed import write_packed
+from geopanoptic.panoptic_map import PanopticMap, polygon_layers
+from geopanoptic.store import atomic_output, check_output
+from geopanoptic.vector import TableContext, write_vectors
+
+VECTORS = (".gpkg", ".parquet", ".fgb", ".geojson")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """What to export of a map.
+
+    `classes`: names, for polygons. `min_area_m2`, `simplify_m`: for polygons. `tile` px: cut COCO
+    images of this size (None: one image of the whole map). `divisor`: packed ids are
+    class x divisor + instance.
+    """
+
+    classes: tuple[str, ...] | None = None
+    min_area_m2: float = 0.0
+    simplify_m: float = 0.0
+    tile: int | None = None
+    divisor: int = 1000
+    overwrite: bool = False
+
+
+def export(map_path: str | Path, out: str | Path, settings: ExportSettings | None = None) -> Path:
+    """Write a map in another format; the suffix of `out` picks it.
+
+    `.gpkg .parquet .fgb .geojson`: polygons. `.json`: COCO panoptic, with its PNGs in the folder
+    of the same name. `.tif`: one raster of class x divisor + instance (Cityscapes ids when the
+    divisor is 1000), int32, stuff = its class id.
+
+    Returns `out`. Raises ConfigError for another suffix, StoreError for an output that cannot be
+    written, SchemaError for an unknown class, SceneError for ids that do not fit.
+    """
+    settings = settings or ExportSettings()
+    final = Path(out)
+    suffix = final.suffix.lower()
+    if suffix not in (*VECTORS, ".json", ".tif"):
+        cure = " (write .gpkg: a Shapefile cuts names and sizes)" if suffix == ".shp" else ""
+        raise ConfigError(
+            f"{out}: no export has the suffix '{suffix}'{cure}; use {', '.join(VECTORS)} for "
+            f"polygons, .json for COCO panoptic, .tif for packed ids"
+        )
+    check_output(final, settings.overwrite)
+    panoptic = PanopticMap.open(map_path)
+    if suffix in VECTORS:
+        _write_polygons(panoptic, final, settings)
+    elif suffix == ".json":
+        write_coco(panoptic, final, settings.tile, overwrite=settings.overwrite)
+    else:
+        with atomic_output(final, settings.overwrite) as temporary:
+            write_packed(panoptic, temporary, settings.divisor)
+    return final
+
+
+def _write_polygons(panoptic: PanopticMap, final: Path, settings: ExportSettings) -> None:
+    model = panoptic.info.model
+    context = TableContext(
+        schema=panoptic.schema,
+        georef=panoptic.georef,
+        scene_date=panoptic.date,
+        scene_id=panoptic.info.run.get("scene"),
+        model=f"{model['name']} {model['version']}" if {"name", "version"} <= set(model) else None,
+        classes=settings.classes,
+        min_area_m2=settings.min_area_m2,
+        simplify_m=settings.simplify_m,
+    )
+    layers = polygon_layers(panoptic.read, panoptic.segment_table, context)
+    with atomic_output(final, settings.overwrite) as temporary:
+        write_vectors(temporary, layers, panoptic.georef.crs, panoptic.schema)
