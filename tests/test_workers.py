@@ -318,13 +318,23 @@ def test_senseless_numbers_are_refused(wrong: dict[str, int]) -> None:
         ("tcp://0.0.0.0:8786", False),
     ],
 )
-def test_an_open_scheduler_on_the_network_is_refused(address: str, fine: bool) -> None:
+def test_an_open_scheduler_on_the_network_is_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str, fine: bool
+) -> None:
     if fine:
         refuse_open_scheduler(address, EngineSpec())
     else:
-        with pytest.raises(ConfigError, match=r"not encrypted.*tls://.*--insecure-cluster"):
+        with pytest.raises(ConfigError, match=r"not encrypted.*tls://.*INSECURE_CLUSTER=1"):
             refuse_open_scheduler(address, EngineSpec())
     refuse_open_scheduler(address, EngineSpec(insecure=True))
+    monkeypatch.setenv("GEOPANOPTIC_INSECURE_CLUSTER", "1")
+    refuse_open_scheduler(address, EngineSpec())
+
+
+def test_an_encrypted_cluster_without_certificates_says_which_are_missing() -> None:
+    spec = EngineSpec(scheduler="tls://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"needs certificates.*CA_FILE"), open_engine(spec):
+        pass
 
 
 FAULTS = """

@@ -23,6 +23,7 @@ from geopanoptic.workers.spec import EngineSpec, Tls, chosen_gpus
 LOOPBACK = "127.0.0.1"
 CONNECT_S = 30
 FIRST_WORKER_S = 300
+TRUST_VARIABLE = "GEOPANOPTIC_INSECURE_CLUSTER"
 
 DASK_SETTINGS: Mapping[str, Any] = {
     # Four deaths of a worker per bad task otherwise, and innocents blamed with it (fact 4).
@@ -130,6 +131,7 @@ def local_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[t
 def remote_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[tuple[Any, int]]:
     """Connect to the cluster at `spec.scheduler`; yield a client and 0 (its size may change).
 
+    Without `spec.tls`, a tls:// address takes the certificates of Dask's own configuration.
     Raises ConfigError for an unencrypted scheduler on another host (who connects to it runs any
     code) unless `spec.insecure`; EngineError when nobody answers or no worker comes.
     """
@@ -145,6 +147,12 @@ def remote_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[
         )
     except (OSError, TimeoutError, ValueError) as error:
         raise EngineError(f"no Dask scheduler answers at {address}: {error}") from error
+    except TypeError as error:  # so Dask says that it has no certificates
+        raise ConfigError(
+            f"{address} needs certificates: name their files in the variables "
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and "
+            f"DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY ({error})"
+        ) from error
     with silence_logging_cmgr(level=logging.CRITICAL):  # what matters of it, our errors say
         try:
             client.register_plugin(worker_plugin(dict(environment)), name="geopanoptic")
@@ -166,14 +174,15 @@ def worker_plugin(environment: dict[str, str]) -> Any:
 def refuse_open_scheduler(address: str, spec: EngineSpec) -> None:
     """Raise ConfigError when `address` is reached unencrypted over a network."""
     scheme, _, rest = address.rpartition("://")
-    if spec.insecure or scheme in ("tls", "wss"):
+    trusted = spec.insecure or os.environ.get(TRUST_VARIABLE, "0") != "0"
+    if trusted or scheme in ("tls", "wss"):
         return
     host = rest.rsplit(":", 1)[0].strip("[]")
     if not _is_loopback(host):
         raise ConfigError(
             f"the scheduler {address} is on another host and not encrypted: whoever reaches it "
-            "can run any code; use tls:// with --tls-ca, --tls-cert and --tls-key, or, in a "
-            "network that you trust wholly, --insecure-cluster"
+            "can run any code; use tls:// (docs/scaling.md says how) or, in a network that you "
+            f"trust wholly, set {TRUST_VARIABLE}=1"
         )
 
 
