@@ -5,11 +5,10 @@ Never dense over the whole: a scene of 10^5 x 10^5 objects has few candidates pe
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -29,6 +28,10 @@ def assign(left: Ints, right: Ints, weight: Floats) -> Ints:
     equals the dense optimum (Hungarian method) of the whole.
     Raises ValueError when a weight is not positive.
     """
+    # scipy's optimisers take a while to import, and most evaluations never assign
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     left, right = np.asarray(left, np.int64), np.asarray(right, np.int64)
     weight = np.asarray(weight, np.float64)
     if len(left) == 0:
@@ -51,6 +54,10 @@ def assign(left: Ints, right: Ints, weight: Floats) -> Ints:
 
 def _solve(a: Ints, b: Ints, weight: Floats) -> Ints:
     """Solve one component; return the positions of its chosen candidates."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
     _, i = np.unique(a, return_inverse=True)
     _, j = np.unique(b, return_inverse=True)
     n_i, n_j = int(i.max()) + 1, int(j.max()) + 1
@@ -71,8 +78,10 @@ def _solve(a: Ints, b: Ints, weight: Floats) -> Ints:
     return np.asarray(found[found > 0] - 1, np.int64)
 
 
-def _beside(left: csr_matrix, right: csr_matrix) -> coo_matrix:
+def _beside(left: Any, right: Any) -> Any:
     """Put two sparse matrices with equal rows side by side."""
+    from scipy.sparse import coo_matrix
+
     x, y = left.tocoo(), right.tocoo()
     return coo_matrix(
         (

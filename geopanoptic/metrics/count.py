@@ -132,13 +132,18 @@ class PanopticCount:
         frame = np.array([*origin, edge, *first, blocks[1]], np.int64)
         codes = np.stack([sides.truth.code, sides.pred.code])
         keeps = np.stack([sides.truth.keeps_id, sides.pred.keeps_id])
-        keys, table, fault = count_block(
-            (t_class, t_id), (p_class, p_id), codes, keeps, frame, (row_px, ground_px)
-        )
+        fault = np.zeros(5, np.int64)
+        flags = np.zeros((width + 7) // 8 * 8, np.uint8)
+        scratch = (flags, flags.view(np.uint64), np.zeros(width + 1, np.int64))
+        slots, table = count_block(
+            (t_class, t_id), (p_class, p_id), codes, keeps, frame,
+            (row_px, ground_px, fault, scratch),
+        )  # fmt: skip
         if fault[0]:
             raise SchemaError(_describe(fault))
-        order = np.argsort(keys)
-        keys, table = keys[order], table[order]
+        full = np.flatnonzero(slots)
+        full = full[np.argsort(slots[full])]
+        keys, table = slots[full] - np.uint64(1), table[full]
         return cls(
             (keys >> np.uint64(32)).astype(np.int64),
             (keys & np.uint64(2**32 - 1)).astype(np.int64),

@@ -37,7 +37,8 @@ def _grown(keys: Any, table: Any) -> Any:
         if keys[slot] != np.uint64(0):
             to = _find(more, keys[slot] - np.uint64(1))
             more[to] = keys[slot]
-            rows[to] = table[slot]
+            for k in range(_COLUMNS):  # a slice assignment would take seconds to compile
+                rows[to, k] = table[slot, k]
     return more, rows
 
 
@@ -74,6 +75,12 @@ def _add(keys: Any, table: Any, key: Any, place: Any, classes: Any) -> Any:
     table[slot, 3] = place[0] + 1
     table[slot, 4] = max(table[slot, 4], place[2])
     return is_new, 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _note(fault: Any, kind: int, place: Any, value: Any, cls: Any) -> None:
+    """Write down a fault and its pixel."""
+    fault[0], fault[1], fault[2], fault[3], fault[4] = kind, place[0], place[1], value, cls
 
 
 @numba.njit(cache=True, nogil=True)
@@ -114,21 +121,19 @@ def count_block(truth: Any, pred: Any, codes: Any, keeps: Any, frame: Any, sums:
     `truth`, `pred`: (class uint8, instance int32), shape (rows, cols). `codes` uint8 and `keeps`
     bool (2, 256): see ClassCode. `frame` int64: row and col of the first pixel, edge of a ground
     block, first ground row and col, ground blocks side by side. `sums`: row_px (rows, 2, n) and
-    ground_px (blocks, n, n), added to.
+    ground_px (blocks, n, n), added to; fault (5,): the first fault (kind, row, col, value, class),
+    untouched when there is none; `scratch` of `_cut_row`.
 
-    Returns keys uint64 (truth << 32 | pred), rows int64 (px, bbox, classes), and the first fault
-    (kind, row, col, value, class); kind 0 = none.
+    Returns keys uint64 ((truth << 32 | pred) + 1; 0 where a slot is empty) and their rows.
     """
     (t_class, t_id), (p_class, p_id) = truth, pred
-    row_px, ground_px = sums
-    height, width = t_class.shape
+    row_px, ground_px, fault, scratch = sums
+    height = len(t_class)
     row0, col0, edge = frame[0], frame[1], frame[2]
     keys = np.zeros(_FIRST_SLOTS, np.uint64)
     table = np.zeros((_FIRST_SLOTS, _COLUMNS), np.int64)
-    flags = np.zeros((width + 7) // 8 * 8, np.uint8)
-    starts = np.zeros(width + 1, np.int64)
-    scratch = (flags, flags.view(np.uint64), starts)
-    used, fault = 0, np.zeros(5, np.int64)
+    starts = scratch[2]
+    used = 0
     for r in range(height):
         runs = _cut_row(truth, pred, r, frame, scratch)
         while 2 * (used + runs) > len(keys):
@@ -141,22 +146,22 @@ def count_block(truth: Any, pred: Any, codes: Any, keeps: Any, frame: Any, sums:
                 block, next_block = block + 1, next_block + edge
             tv, ti, pv, pi = t_class[r, c], t_id[r, c], p_class[r, c], p_id[r, c]
             tc, pc = codes[0, tv], codes[1, pv]
+            place = (row0 + r, col0 + c, col0 + stop)
             kind = 1 if tc == 255 else 2 if pc == 255 else 3 if ti < 0 else 4 if pi < 0 else 0
             if kind:
                 value = tv if kind == 1 else pv if kind == 2 else ti if kind == 3 else pi
-                fault[:] = np.array([kind, row0 + r, col0 + c, value, 0])
-                return keys[:0], table[:0], fault
+                _note(fault, kind, place, value, 0)
+                return keys, table
             a, b = _label(tv, ti, codes, keeps, 0), _label(pv, pi, codes, keeps, 1)
-            place, classes = (row0 + r, col0 + c, col0 + stop), (np.int64(tc), np.int64(pc))
+            classes = (np.int64(tc), np.int64(pc))
             is_new, conflict = _add(keys, table, (a << np.uint64(32)) | b, place, classes)
             if conflict:
                 value, cls = (ti, tc) if conflict == 1 else (pi, pc)
-                fault[:] = np.array([4 + conflict, row0 + r, col0 + c, value, cls])
-                return keys[:0], table[:0], fault
+                _note(fault, 4 + conflict, place, value, cls)
+                return keys, table
             used += is_new
             n = stop - c
             row_px[r, 0, tc] += n
             row_px[r, 1, pc] += n
             ground_px[block, tc, pc] += n
-    full = keys != np.uint64(0)
-    return keys[full] - np.uint64(1), table[full], fault
+    return keys, table
