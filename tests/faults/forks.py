@@ -48,7 +48,8 @@ def fork(work: Callable[[], None], fault: str | None = None) -> int:
         work()
         code = 0
     except StoreError as error:
-        code = REFUSED if "run the same command" in str(error) or "disk" in str(error) else 1
+        cures = ("run the same command", "the disk", "make it writable")
+        code = REFUSED if any(cure in str(error) for cure in cures) else 1
         if code == 1:
             print(fault, f"no cure in: {error}", file=sys.stderr)
     except BaseException:
