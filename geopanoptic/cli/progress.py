@@ -11,12 +11,13 @@ _NAMES = {
     "seam": "Comparing tiles",
     "assemble": "Assembling",
     "write": "Writing",
+    "count": "Counting",
 }
 _PLAIN_EVERY_S = 30.0
 
 
 def show_progress() -> Callable[[str, int, int], None]:
-    """Return a callback (stage, done, total) that draws; pixels for 'infer', steps else."""
+    """Return a callback (stage, done, total) that draws; pixels for infer and count, steps else."""
     return _Bar() if sys.stderr.isatty() else _Lines()
 
 
@@ -79,4 +80,6 @@ class _Lines:
 
 
 def _rate(stage: str, done: int, seconds: float) -> str:
-    return f"{done / 1e6 / seconds:.2f} Mpx/s" if stage == "infer" and seconds > 0 else ""
+    return (
+        f"{done / 1e6 / seconds:.2f} Mpx/s" if stage in ("infer", "count") and seconds > 0 else ""
+    )
