@@ -1,6 +1,6 @@
 """Compare rule G with the rules of peers on one synthetic town; write the results.
 
-python benchmarks/stitching/compare_rules.py [--edge 4096] [--overlaps 0,16,32,64,128] [--out DIR]
+python benchmarks/stitching/compare_rules.py [--edge 3072] [--overlaps 0,16,32,64,128] [--out DIR]
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def table_of(results: dict[str, Any], case: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--edge", type=int, default=4096)
+    parser.add_argument("--edge", type=int, default=3072)
     parser.add_argument("--overlaps", default="0,16,32,64,128")
     parser.add_argument("--cases", default="exact,noisy")
     parser.add_argument("--rules", default="")

@@ -19,7 +19,7 @@ BEGIN, END = "<!-- figures: {} -->\n", "<!-- end of figures -->"
 
 def rules_table(results: dict[str, Any]) -> str:
     """Return seam error in per cent / seam PQ of every rule at every overlap, noisy oracle."""
-    by_overlap = results["results"]["noisy"]
+    by_overlap = ascending(results["results"]["noisy"])
     rows = [["rule", *(f"{o} px" for o in by_overlap)], ["---"] * (len(by_overlap) + 1)]
     for name in by_overlap["64"]:
         cells = [by_overlap[o][name] for o in by_overlap]
@@ -52,7 +52,7 @@ def kinds_table(results: dict[str, Any]) -> str:
 
 def exact_line(results: dict[str, Any]) -> str:
     """Say what the exact oracle gave."""
-    scene, exact = results["scenes"]["exact"], results["results"]["exact"]
+    scene, exact = results["scenes"]["exact"], ascending(results["results"]["exact"])
     with_halo = [c[OURS] for o, c in exact.items() if o != "0"]
     pq = min(c["pq_truth"] for c in with_halo)
     errors = sum(c[g]["error"] for c in with_halo for g in ("seam", "interior"))
@@ -81,6 +81,10 @@ def cost_table(cost: dict[str, Any]) -> str:
         for r in cost["results"]
     ]
     return markdown(rows)
+
+
+def ascending(by_overlap: dict[str, Any]) -> dict[str, Any]:
+    return {o: by_overlap[o] for o in sorted(by_overlap, key=int)}
 
 
 def markdown(rows: list[list[str]]) -> str:

@@ -20,7 +20,7 @@ OURS = "G (geopanoptic)"
 
 def plot_rules(by_overlap: dict[str, Any], path: Path) -> None:
     """Draw seam error and seam PQ of the noisy case against the overlap, one line per rule."""
-    overlaps = [int(o) for o in by_overlap]
+    overlaps = sorted(map(int, by_overlap))
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), dpi=80)
     for name in by_overlap[str(overlaps[0])]:
         style = {"lw": 2.5, "color": "k"} if name == OURS else {"lw": 1}

@@ -12,7 +12,7 @@ from geopanoptic.stitch.kernels import cc4
 
 KINDS = ("none", "row house", "detached", "L/U shape", "vehicle", "hall")
 ROW, DETACHED, BENT, CAR, HALL = range(1, 6)
-DISTRICT_PX = 256
+DISTRICT_PX = 260  # no divisor of a tile, so that seams run through districts
 
 
 @dataclass(frozen=True)
