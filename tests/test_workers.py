@@ -57,7 +57,7 @@ def test_keys_are_taken_only_as_there_is_room(engine: Engine) -> None:
             yield key
 
     engine.run(square, keys(), lambda *_: ahead.append(int(repr(taken)[6:-1]) - next(done)))
-    assert max(ahead) <= engine.spec.threads + 1
+    assert max(ahead) <= engine.spec.threads_per_process(gpu=False) + 1 == 4
 
 
 @pytest.mark.parametrize(
@@ -242,6 +242,12 @@ def test_processes_times_threads_never_exceed_the_cores(cores: int, processes: i
     threads = spec.cores_per_process(processes)
     assert threads >= 1
     assert threads * processes <= cores or threads == 1
+
+
+def test_a_gpu_gets_more_threads_to_feed_it() -> None:
+    assert EngineSpec().threads_per_process(gpu=False) == 3
+    assert EngineSpec().threads_per_process(gpu=True) == 6
+    assert EngineSpec(threads=1).threads_per_process(gpu=True) == 1
 
 
 def test_memory_is_shared_out_among_the_processes() -> None:

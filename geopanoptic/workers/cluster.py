@@ -89,7 +89,7 @@ def local_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[t
         settings["distributed.scheduler.http.routes"] = []
     options: dict[str, Any] = {
         "host": LOOPBACK,
-        "nthreads": spec.threads,
+        "nthreads": spec.threads_per_process(gpu=bool(gpus)),
         "memory_limit": spec.ram_per_process(count),
         "dashboard": False,
         "silence_logs": logging.ERROR,

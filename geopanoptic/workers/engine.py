@@ -71,7 +71,8 @@ def open_engine(spec: EngineSpec) -> Iterator[Engine]:
         if len(gpus) <= 1 or spec.device.startswith("cuda:"):
             if not gpus:
                 tune_malloc()
-            yield Engine(spec, spec.device, 1, lambda run: LocalBackend(spec.threads, run))
+            threads = spec.threads_per_process(gpu=bool(gpus))
+            yield Engine(spec, spec.device, 1, lambda run: LocalBackend(threads, run))
             return
     from geopanoptic.raster import gdal_environment
     from geopanoptic.workers.cluster import local_client, remote_client
