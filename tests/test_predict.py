@@ -274,6 +274,11 @@ def test_every_product_is_written_and_none_is_overwritten_unasked(tmp_path: Path
     assert len(geopandas.read_parquet(tmp_path / "a.parquet")) == buildings
     assert not list(tmp_path.glob("*.gpjob"))
     assert not list(tmp_path.glob(".*"))
+    everything = Products.to([tmp_path / "b.fgb", tmp_path / "b.panoptic"])
+    run(str(scene), PixelOracle(), everything, PredictSettings(), Execution())
+    assert len(geopandas.read_file(tmp_path / "b.fgb")) == truth.n
+    assert set(geopandas.read_file(tmp_path / "b.stuff.fgb").class_name) == {"tree", "road"}
+    assert (tmp_path / "b.panoptic" / "b.qgz").exists()
     before = (tmp_path / "a.gpkg").read_bytes()
     with pytest.raises(StoreError, match="--overwrite"):
         run(str(scene), PixelOracle(), products, PredictSettings(), Execution())

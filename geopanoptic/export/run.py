@@ -76,5 +76,6 @@ def _write_polygons(panoptic: PanopticMap, final: Path, settings: ExportSettings
         simplify_m=settings.simplify_m,
     )
     layers = polygon_layers(panoptic.read, panoptic.segment_table, context)
-    with atomic_output(final, settings.overwrite) as temporary:
-        write_vectors(temporary, layers, panoptic.georef.crs, panoptic.schema)
+    if len(layers) > 1 and final.suffix.lower() != ".gpkg":  # one layer a file: stuff beside
+        check_output(final.with_suffix(f".stuff{final.suffix}"), settings.overwrite)
+    write_vectors(final, layers, panoptic.georef.crs, panoptic.schema)

@@ -159,7 +159,7 @@ def _segment(
     plan: Plan, chips: list[tuple[Tile, Chip, Mask]], harvest: _Harvest, clock: _Clock
 ) -> None:
     """Run the network batch by batch on the device thread, decode in this one."""
-    batches = [chips[i : i + plan.batch] for i in range(0, len(chips), plan.batch)]
+    batches = _batches(plan, chips)
     # One batch ahead, so that the device has work while this thread decodes.
     waiting = [_device().submit(_forward, plan, b) for b in batches[:1]]
     for i, batch in enumerate(batches):
@@ -179,24 +179,38 @@ def _segment(
         clock.decode_s += time.perf_counter() - start
 
 
+def _batches(
+    plan: Plan, chips: list[tuple[Tile, Chip, Mask]]
+) -> list[list[tuple[Tile, Chip, Mask]]]:
+    """Group chips that look the same shape to the network, at most plan.batch together."""
+    by_shape: dict[tuple[int, int], list[tuple[Tile, Chip, Mask]]] = {}
+    for chip in chips:
+        by_shape.setdefault(plan.seen_window(chip[0].index).shape, []).append(chip)
+    return [
+        group[i : i + plan.batch]
+        for group in by_shape.values()
+        for i in range(0, len(group), plan.batch)
+    ]
+
+
 def _forward(
     plan: Plan, batch: list[tuple[Tile, Chip, Mask]]
 ) -> tuple[dict[str, npt.NDArray[Any]], float]:
     model = segmenter_of(plan)
     chips = np.stack(
-        [pad_to(pixels, t.window, plan.grid.nominal_window(t.index)) for t, pixels, _ in batch]
+        [mirrored(pixels, t.window, plan.seen_window(t.index)) for t, pixels, _ in batch]
     )
     start = time.perf_counter()
     fields = model.forward(chips)
     return fields, time.perf_counter() - start
 
 
-def pad_to(pixels: npt.NDArray[Any], window: Window, nominal: Window) -> npt.NDArray[Any]:
-    """Reflect `pixels` (band, row, col) of `window` out to the constant `nominal` window."""
+def mirrored(pixels: npt.NDArray[Any], window: Window, seen: Window) -> npt.NDArray[Any]:
+    """Reflect `pixels` (band, row, col) of `window` out to the window that is `seen`."""
     pads = [
         (0, 0),
-        (window.row - nominal.row, nominal.row_stop - window.row_stop),
-        (window.col - nominal.col, nominal.col_stop - window.col_stop),
+        (window.row - seen.row, seen.row_stop - window.row_stop),
+        (window.col - seen.col, seen.col_stop - window.col_stop),
     ]
     if not any(any(p) for p in pads):
         return pixels
@@ -207,7 +221,7 @@ def _decode(
     plan: Plan, tile: Tile, fields: Mapping[str, npt.NDArray[Any]], valid: Mask, harvest: _Harvest
 ) -> None:
     """Turn a tile's fields into its product: labels of the window, stuff and score of the core."""
-    rows, cols = tile.window.within(plan.grid.nominal_window(tile.index)).slices
+    rows, cols = tile.window.within(plan.seen_window(tile.index)).slices
     cropped = {name: a[..., rows, cols] for name, a in fields.items()}
     try:
         answer = segmenter_of(plan).decode(cropped, valid)

@@ -17,9 +17,11 @@ from geopanoptic.predict.settings import PredictSettings
 from geopanoptic.raster import Area, ReadRequest, Scene, WorkingScene
 from geopanoptic.store import JobRef, PartStore
 
-# Networks halve their input up to five times; tiles start on multiples of this, counted from the
-# map's origin, so that a crop of a scene is cut as the scene is.
+# Networks halve their input up to five times; what they see starts on multiples of this, counted
+# from the map's origin, so that a pixel falls on the same place in every window.
 STRIDE = 32
+# At the scene's rim at least so many pixels are mirrored in, where the halo leaves room.
+_MIRRORED_PX = 32
 
 # Bytes kept per pixel of the working grid in the work directory (measured on real maps).
 _WORK_BYTES_PER_PX = 1.2
@@ -63,6 +65,25 @@ class Plan:
         folder = Path(self.job.root) / "files"
         folder.mkdir(exist_ok=True)
         return folder
+
+    def seen_window(self, index: int) -> Window:
+        """Return what the network sees of a tile: its window, at the scene's rim with a margin.
+
+        The margin lies inside the nominal window and keeps the stride on the same pixels. It is
+        not the whole nominal window, because what lies beyond the scene only costs time.
+        """
+        window, nominal = self.grid.tile(index).window, self.grid.nominal_window(index)
+        top, left = (
+            min(room, room % STRIDE + _MIRRORED_PX)
+            for room in (window.row - nominal.row, window.col - nominal.col)
+        )
+        bottom, right = (
+            min(room, _MIRRORED_PX)
+            for room in (nominal.row_stop - window.row_stop, nominal.col_stop - window.col_stop)
+        )
+        return Window.from_bounds(
+            window.row - top, window.col - left, window.row_stop + bottom, window.col_stop + right
+        )
 
     def read(self, window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Read pixels (band, row, col) and validity of a window of the working grid."""
@@ -142,15 +163,19 @@ def _request(card: ModelCard, settings: PredictSettings) -> ReadRequest:
 def _tiling(card: ModelCard, settings: PredictSettings, working: WorkingScene) -> Tiling:
     """Take core and halo from settings or card, and anchor the grid to the map.
 
-    A scene smaller than a core gets one tile of its own size (rounded up to the stride): padding
-    it to a whole core would only cost time.
+    Cores begin on multiples of their size counted from the CRS's origin, so that a crop of a
+    scene is cut along the same lines, and the network sees the same windows. A scene smaller
+    than a core gets one tile of its own size (rounded up to the stride).
     """
     core = settings.core or card.core
     halo = card.halo if settings.halo is None else settings.halo
-    phase = working.georef.phase(STRIDE)
-    if settings.core is None:
-        need = max(n + p for n, p in zip(working.georef.shape, phase, strict=True))
-        core = max(min(core, -(-need // STRIDE) * STRIDE), 2 * halo)
+    least = working.georef.phase(STRIDE)
+    need = max(n + p for n, p in zip(working.georef.shape, least, strict=True))
+    if settings.core is None and need <= core:
+        core = max(-(-need // STRIDE) * STRIDE, 2 * halo)
+        phase = least
+    else:
+        phase = working.georef.phase(core)
     return Tiling(core, halo, ((-phase[0]) % core, (-phase[1]) % core), card.join_threshold)
 
 

@@ -22,7 +22,7 @@ from geopanoptic.predict.join import Ids, core_region, number_ids, resolve_ids, 
 from geopanoptic.predict.plan import Plan, estimate, make_plan
 from geopanoptic.predict.publish import publish
 from geopanoptic.predict.rasters import Rasters, write_rasters
-from geopanoptic.predict.settings import PredictSettings, Products, instances_beside
+from geopanoptic.predict.settings import PredictSettings, Products
 from geopanoptic.raster import Scene
 from geopanoptic.store import Job, check_output
 from geopanoptic.workers import Engine, EngineSpec, open_engine
@@ -100,9 +100,8 @@ def run(
     if not products.paths:
         raise ConfigError("nothing to write: name at least one --out path")
     for path in products.paths:
-        check_output(path, products.overwrite)
-    for path in products.of_kind("raster"):
-        check_output(instances_beside(path), products.overwrite)
+        for file in products.files_of(path):
+            check_output(file, products.overwrite)
     record = RunRecord(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     with record.stage("plan"):
         opened = Scene.open(scene, nodata=settings.nodata, date=settings.date)
@@ -111,6 +110,9 @@ def run(
             plan.card.schema.subset(products.classes)  # an unknown class is refused here
         if products.simplify_m is not None:
             plan.scene.georef.need_metres("--simplify")
+        for path in products.of_kind("vector"):
+            if path.suffix.lower() == ".geojson":
+                plan.scene.georef.need_metres(f"{path}: GeoJSON, always in degrees,")
     work_dir = execution.work_dir or products.paths[0].with_name(products.paths[0].name + ".gpjob")
     with Job.open(work_dir, plan.fingerprint(), fresh=execution.fresh) as job:
         with open_engine(execution.engine) as engine:

@@ -72,6 +72,16 @@ class Products:
             product_kind(path)
         return cls(tuple(Path(p) for p in listed), **rest)  # type: ignore[arg-type]
 
+    def files_of(self, path: Path) -> list[Path]:
+        """Return every file that a product of more than one may write, itself first."""
+        kind = product_kind(path)
+        if kind == "raster":
+            return [path, instances_beside(path)]
+        if kind == "vector" and path.suffix.lower() != ".gpkg":
+            # these formats hold one layer each: things in NAME.ext, stuff beside it
+            return [path, path.with_suffix(f".stuff{path.suffix}")]
+        return [path]
+
     def of_kind(self, kind: ProductKind) -> list[Path]:
         return [p for p in self.paths if product_kind(p) == kind]
 
