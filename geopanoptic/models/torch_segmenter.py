@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from geopanoptic.errors import CheckpointError, SceneError
 from geopanoptic.models.card import ModelCard
@@ -18,6 +19,9 @@ from geopanoptic.models.decode import SeededDecoder
 from geopanoptic.models.dense import DenseArgs, build_dense
 from geopanoptic.models.segmenter import Fields, Segmented
 
+# Stuff is decided on probabilities averaged over this many pixels a side: single pixels of one
+# class in another are noise, and a map of them has three times the polygons.
+SMOOTH_PX = 5
 STRIDE = 32  # of the encoder; chips are mirrored out to a multiple of it
 
 
@@ -79,8 +83,8 @@ def _device(name: str) -> torch.device:
 class TorchSegmenter:
     """A Segmenter (see `segmenter.Segmenter`) on a torch network with the `dense` fields.
 
-    Fields of `forward`: `semantic` (n, class, h, w), probabilities that sum to 1, and `strength`
-    (n, h, w), the decoder's field.
+    Fields of `forward`: `semantic` (n, class, h, w), probabilities (those of stuff averaged over
+    SMOOTH_PX pixels a side), and `strength` (n, h, w), the decoder's field.
     """
 
     def __init__(self, card: ModelCard, net: nn.Module, device: torch.device) -> None:
@@ -91,6 +95,7 @@ class TorchSegmenter:
         heads = DenseArgs.from_json(dict(card.arguments)).heads
         self._contact = len(card.schema) + heads.index("contact")
         self._distance = len(card.schema) + heads.index("distance")
+        self._stuff = [i for i, c in enumerate(card.schema.classes) if not c.is_thing]
         shape = (1, len(card.bands), 1, 1)
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=device).view(shape)
         self._scale = 1 / torch.tensor(card.std, dtype=torch.float32, device=device).view(shape)
@@ -112,6 +117,9 @@ class TorchSegmenter:
             y = self.net((x - self._mean) * self._scale)[..., :rows, :cols]
             strength = y[:, self._distance].sigmoid() * (-y[:, self._contact]).sigmoid()
             semantic = y[:, : len(self.card.schema)].softmax(1)
+            semantic[:, self._stuff] = F.avg_pool2d(
+                semantic[:, self._stuff], SMOOTH_PX, 1, SMOOTH_PX // 2, count_include_pad=False
+            )
             return {
                 "semantic": semantic.cpu().numpy(),
                 "strength": strength.cpu().numpy(),
