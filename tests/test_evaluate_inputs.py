@@ -448,3 +448,17 @@ def test_a_truncated_raster_gives_no_figure(maps) -> None:
     file.write_bytes(file.read_bytes()[:20000])
     with pytest.raises(SceneError, match="could not be counted"):
         evaluate(pred, truth, walk=(64, None))
+
+
+def test_a_right_shape_of_the_wrong_class_is_counted_as_mistaken(tmp_path: Path) -> None:
+    t, _ = town()
+    classes = t[0].copy()
+    for k in (3, 8):
+        classes[t[1] == k] = 3 - classes[t[1] == k]  # building <-> vehicle
+    found = evaluate(write_map(tmp_path / "p", (classes, t[1])), write_map(tmp_path / "t", t))
+    assert sum(row["count"] for row in found["mistaken"]) == 2
+    assert {(r["truth"], r["pred"]) for r in found["mistaken"]} <= {
+        ("building", "vehicle"),
+        ("vehicle", "building"),
+    }
+    assert found["objects"]["truth"]["misclassified"] == 2

@@ -238,6 +238,10 @@ def test_every_segment_has_one_fate_and_the_fates_add_up(pair, t) -> None:
     assert (truth == "matched").sum() == (pred == "matched").sum() == len(matched.pair)
     assert np.isin(truth, ["missed", "split", "merged", "misclassified"]).sum() == matched.fn.sum()
     assert np.isin(pred, ["false", "duplicate"]).sum() == matched.fp.sum()
+    mistaken = np.flatnonzero(truth == "misclassified")
+    partner = overlap.pred.class_id[overlap.pred.index(found.truth.partner[mistaken])]
+    assert (partner != overlap.truth.class_id[mistaken]).all()
+    assert (found.truth.iou[mistaken] > 0.5).all()
     rows = overlap.t[matched.pair]
     if t >= 0.5:
         assert np.array_equal(found.truth.iou[rows], matched.iou)

@@ -179,6 +179,24 @@ class Figures:
             for side, words in (("truth", TRUTH_STATUS), ("pred", PRED_STATUS))
         }
 
+    def mistaken(self) -> list[dict[str, Any]]:
+        """Count the well-shaped things that were taken for another class: from, to, number."""
+        pairs: dict[tuple[int, int], int] = {}
+        for s in self.scenes:
+            truth, fate = s.overlap.truth, s.fates.truth
+            rows = np.flatnonzero(fate.status == "misclassified")
+            rows = rows[np.isin(truth.class_id[rows], list(self.things))]
+            to = s.overlap.pred.class_id[s.overlap.pred.index(fate.partner[rows])]
+            for pair in zip(truth.class_id[rows].tolist(), to.tolist(), strict=True):
+                pairs[pair] = pairs.get(pair, 0) + 1
+        return [
+            {"truth": self.names[a - 1], "pred": self._name(b), "count": n}
+            for (a, b), n in sorted(pairs.items())
+        ]
+
+    def _name(self, number: int) -> str:
+        return self.names[number - 1] if number <= len(self.names) else "background"
+
     def by_size(self) -> list[dict[str, Any]]:
         """Recall by true size and precision by predicted size, of all things (m2)."""
         return [self._size_row(low, high) for low, high in pairwise(SIZES_M2)]
@@ -203,7 +221,24 @@ class Figures:
             "recall": hit_t / n_t if n_t else None,
             "precision": hit_p / n_p if n_p else None,
             "mean_iou": mean(ious),
+            "ap": self._ap_within(low, high),
         }
+
+    def _ap_within(self, low: float, high: float) -> float | None:
+        """Return AP of the things of a size; others are ignored, as COCO's area ranges do."""
+        rows = []
+        for c in self.groups["things"] if self.ap else ():
+            images = []
+            for s in self.scenes:
+                if s.scores is None:
+                    return None
+                kept = Chosen(
+                    self._within(s, "truth", low, high) & s.chosen.truth,
+                    self._within(s, "pred", low, high) & s.chosen.pred,
+                )
+                images.append(Candidates.of(s.overlap, s.scores, c, kept))
+            rows.append(average_precision(images, max_dets=self.settings.max_dets))
+        return mean_ap(rows)
 
     def _within(self, scene: Judged, side: str, low: float, high: float) -> Any:
         segments = getattr(scene.overlap, side)

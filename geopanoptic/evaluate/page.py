@@ -169,7 +169,7 @@ def _bars(result: Mapping[str, Any]) -> str:
 
 
 def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [["size", "true objects", "recall", "predicted", "precision", "mean IoU"]]
+    lines = [["size", "true objects", "recall", "predicted", "precision", "mean IoU", "AP"]]
     for row in rows:
         high = row["to_m2"]
         size = f"{row['from_m2']:g} .. {high:g}" if high else f"> {row['from_m2']:g}"
@@ -181,6 +181,7 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
                 shown(row["count_pred"]),
                 shown(row["precision"]),
                 shown(row["mean_iou"]),
+                shown(row["ap"]),
             ]
         )
     return _table(lines)

@@ -212,6 +212,7 @@ def _result(
     result |= {"oa": None, "miou": None}
     if "errors" in settings.metrics:
         result["objects"] = figures.object_counts()
+        result["mistaken"] = figures.mistaken()
         result["by_size"] = figures.by_size()
     result["ci95"] = None
     result["scenes"] = [{"prediction": s.names[0], "truth": s.names[1]} for s in scenes]

@@ -47,6 +47,7 @@ def summarise(scenes: Sequence[Scene], pairs: Pairs, settings: EvaluateSettings)
     result |= maker.pixels()
     if "errors" in asked:
         result["objects"] = maker.figures.object_counts()
+        result["mistaken"] = maker.figures.mistaken()
         result["by_size"] = maker.figures.by_size()
     result["ci95"] = maker.intervals()
     result["scenes"] = [

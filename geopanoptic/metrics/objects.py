@@ -68,8 +68,10 @@ def fates(matched: Matching) -> Fates:
     split = parts >= 2
     merged = np.zeros(n_t, bool)
     merged[o.t[holds]] = held[o.p[holds]] >= 2
+    iou = o.iou()
+    mixed = np.flatnonzero(~o.same_class & ~o.pred.crowd[o.p] & (iou > 0.5))
     other = np.zeros(n_t, bool)
-    other[o.t[~o.same_class & ~o.pred.crowd[o.p] & (o.iou() > 0.5)]] = True
+    other[o.t[mixed]] = True
     left = matched.fn
     truth = np.select(
         [hit_t, ~left, other, merged, split],
@@ -80,6 +82,9 @@ def fates(matched: Matching) -> Fates:
     lies_in[o.p[inside]] = (hit_t | split)[o.t[inside]]
     pred = np.select([hit_p, ~matched.fp, lies_in], ["matched", "ignored", "duplicate"], "false")
     best_t, partner_t = _best(o, o.t, o.pred, o.p, n_t)
+    # what was taken for another class is named, not some sliver of its own class nearby
+    mixed = mixed[truth[o.t[mixed]] == "misclassified"]
+    best_t[o.t[mixed]], partner_t[o.t[mixed]] = iou[mixed], o.pred.label[o.p[mixed]]
     best_p, partner_p = _best(o, o.p, o.truth, o.t, n_p)
     return Fates(
         Fate(truth, best_t, partner_t, parts.astype(np.int64)),
