@@ -84,21 +84,16 @@ def test_pixels_outside_the_strip_are_not_looked_at() -> None:
 
 
 def test_an_object_that_leaves_and_re_enters_the_strip_is_joined_by_its_pieces() -> None:
-    a, b = blank(), blank()
-    a[1:11, 12:20] = 1  # one comb seen from the left: a back with three teeth to the right
-    a[3:5, 14:20] = a[7:9, 14:20] = 0
-    b[:] = a
-    b[:, 12:14] = 0  # the right tile sees its teeth, 2 rows each
-    b[1:3, 10:20] = b[5:7, 10:20] = b[9:11, 10:20] = 1
-    table = match_seam(view(LEFT, a), view(RIGHT, b), 0.25)
-    labels = set(view(RIGHT, b).nodes.label.tolist())
-    assert labels == {1, 2, 3}
-    assert len(joined(table)) == 1, "only one tooth is the best of the back's single piece"
-    # with the same pixels on both sides every piece has its equal, whatever hangs together beyond
-    apart = a.copy()
-    apart[:, :14] = 0
-    table = match_seam(view(LEFT, apart), view(RIGHT, apart), 0.25)
-    assert joined(table) == {(1, 1), (2, 2), (3, 3)}
+    comb = blank()
+    comb[1:11, 5:10] = 1  # the back, which only the left tile sees
+    comb[1:3, 10:20] = comb[5:7, 10:20] = comb[9:11, 10:20] = 1  # three teeth in the strip
+    for seen_left, seen_right in ((comb, comb), (comb[:, ::-1], comb[:, ::-1])):
+        left, right = view(LEFT, seen_left), view(RIGHT, seen_right)
+        assert sorted((len(left.nodes), len(right.nodes))) == [1, 3]
+        assert len(joined(match_seam(left, right, 0.25))) == 3
+    filled = comb.copy()
+    filled[1:11, 10:20] = 1  # one tile sees a block: a single piece, which has a single best tooth
+    assert len(joined(match_seam(view(LEFT, filled), view(RIGHT, comb), 0.1))) == 1
 
 
 def test_row_houses_that_share_a_wall_in_the_strip_stay_two() -> None:
