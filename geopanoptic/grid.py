@@ -174,7 +174,7 @@ class TileGrid:
 
     @property
     def window_shape(self) -> Shape:
-        """The constant shape that every window is padded to before the model sees it."""
+        """The shape of a window away from the scene's rim."""
         return self.core + 2 * self.halo, self.core + 2 * self.halo
 
     def tile(self, index: int) -> Tile:
@@ -187,10 +187,9 @@ class TileGrid:
         return Tile(index, core, core.grown(self.halo).clipped(self.shape))
 
     def nominal_window(self, index: int) -> Window:
-        """Return the tile's window as if the scene had no rim: the constant `window_shape`.
+        """Return the tile's window as if the scene had no rim: always of `window_shape`.
 
-        It may reach beyond the scene on any side; what lies outside is padded before the model
-        sees it, so that a network's stride falls on the same pixels in every tile.
+        It may reach beyond the scene on any side.
         """
         i, j = divmod(index, self.n_cols)
         row, col = self.starts[0] + i * self.core, self.starts[1] + j * self.core
