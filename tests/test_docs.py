@@ -1,0 +1,68 @@
+"""What the documents promise is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import geopanoptic
+from geopanoptic.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+SCRIPTS = sorted(p for p in (ROOT / "scripts").iterdir() if p.is_file())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_links_lead_to_files_that_are_there(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_scripts_and_commands_that_are_named_are_there(document: Path) -> None:
+    text = document.read_text()
+    for name in re.findall(r"(?:^|[\s`(])scripts/([a-z][a-z0-9_]*)", text):
+        assert (ROOT / "scripts" / name).exists(), f"{document.name} names scripts/{name}"
+    for name in re.findall(r"^\s*(?:\.venv/bin/)?geopanoptic ([a-z]+)", text, re.MULTILINE):
+        assert name in COMMANDS, f"{document.name} names the command {name}"
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci/run"], ids=lambda p: p.name)
+def test_scripts_can_be_run(script: Path) -> None:
+    assert os.access(script, os.X_OK), f"{script} is not executable"
+    first = script.read_text().splitlines()[0]
+    if first == "#!/bin/sh":
+        subprocess.run(["sh", "-n", str(script)], check=True)
+    else:
+        compile(script.read_text(), str(script), "exec")
+
+
+def test_the_python_lines_of_the_readme_name_what_is_public() -> None:
+    code = "\n".join(
+        re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    )
+    compile(code, "README.md", "exec")
+    names = set(re.findall(r"\bgp\.([a-z_]+)", code))
+    assert names
+    assert names <= set(geopanoptic.__all__)
+
+
+def test_nothing_names_a_registry_or_a_path_of_one_machine() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if tracked.returncode:
+        pytest.skip("no git checkout here")
+    for name in tracked.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in {".tif", ".safetensors", ".jpg", ".png", ".npz"} or not path.is_file():
+            continue
+        text = path.read_text(errors="replace")
+        for wrong in ("file:/" + "//", "--index-" + "url", "/o" + "pt/", "/wo" + "rk/"):
+            assert wrong not in text, f"{name} holds {wrong}"
