@@ -19,6 +19,8 @@ from geopanoptic.metrics import ClassCode, PanopticCount, Tally, count_outlines,
 from geopanoptic.metrics.boundary import OUTSIDE
 from geopanoptic.workers import EngineSpec, open_engine
 
+_STRIP = 512  # rows whose outlines are found at a time, so that label arrays stay small
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -97,14 +99,19 @@ def count_block(walk: Walk, key: int) -> dict[str, Any]:
         pair.sides,
         (core.row, core.col),
     )
-    outline = Contingency.empty()
-    if d:
-        outline = count_outlines(
-            _padded(truth, pair.sides.truth, core.grown(d), seen),
-            _padded(pred, pair.sides.pred, core.grown(d), seen),
-            d,
+    outline = Tally(Contingency.sum, len)
+    for top in range(0, core.height if d else 0, _STRIP):
+        strip = Window(core.row + top, core.col, min(_STRIP, core.height - top), core.width)
+        wanted, there = strip.grown(d), strip.grown(d).clipped(pair.georef.shape)
+        part = there.within(seen).slices
+        outline.add(
+            count_outlines(
+                _padded((truth[0][part], truth[1][part]), pair.sides.truth, wanted, there),
+                _padded((pred[0][part], pred[1][part]), pair.sides.pred, wanted, there),
+                d,
+            )
         )
-    return {"count": count, "outline": outline}
+    return {"count": count, "outline": outline.total()}
 
 
 def _padded(

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from geopanoptic.contingency import Contingency
-from geopanoptic.metrics.count import CLASS_LABEL, VOID_LABEL, ClassCode
+from geopanoptic.metrics.count import VOID_LABEL, ClassCode
+from geopanoptic.metrics.kernel import find_outlines, paint_labels
 from geopanoptic.metrics.overlap import Overlap
 
 Bools = npt.NDArray[np.bool_]
@@ -22,11 +23,9 @@ def labels_of(
     classes: npt.NDArray[np.uint8], ids: npt.NDArray[np.int32], code: ClassCode
 ) -> npt.NDArray[np.uint32]:
     """Return the label of every pixel, as `PanopticCount` defines it."""
-    common = code.code[classes].astype(np.uint32)
-    label = np.where(
-        code.keeps_id[classes] & (ids > 0), ids.astype(np.uint32), common + CLASS_LABEL
-    )
-    return np.where(common == 0, VOID_LABEL, label).astype(np.uint32)
+    out = np.empty(classes.shape, np.uint32)
+    paint_labels(classes, ids, code.code, code.keeps_id, out)
+    return out
 
 
 def outlines(padded: npt.NDArray[np.uint32], distance: int) -> Bools:
@@ -34,21 +33,12 @@ def outlines(padded: npt.NDArray[np.uint32], distance: int) -> Bools:
 
     `padded` (rows + 2 d, cols + 2 d) holds the labels around, OUTSIDE beyond the frame; the
     result has the shape without the padding. Law: equals ``maximum_filter != minimum_filter`` of
-    size 2 d + 1. By running sums of label changes, so its cost does not grow with `distance`.
+    size 2 d + 1. One pass, so its cost does not grow with `distance`.
     """
-    d = distance
-    rows, cols = padded.shape
-    change = np.zeros((rows, cols), np.int32)
-    np.cumsum(padded[:, 1:] != padded[:, :-1], axis=1, out=change[:, 1:])
-    # row r is one label over cols c-d .. c+d when no change lies between them
-    ragged = change[:, 2 * d :] != change[:, : cols - 2 * d]
-    centre = padded[:, d : cols - d]
-    broken = ragged.copy()
-    broken[1:] |= centre[1:] != centre[:-1]
-    total = np.cumsum(broken, axis=0, dtype=np.int32)
-    # ... and the square is when all its rows are, and the centre column does not change
-    top = ragged[: rows - 2 * d]
-    return (total[2 * d :] != total[: rows - 2 * d]) | top
+    rows, cols = padded.shape[0] - 2 * distance, padded.shape[1] - 2 * distance
+    out = np.empty((rows, cols), bool)
+    find_outlines(padded, distance, out)
+    return out
 
 
 def count_outlines(
@@ -62,9 +52,9 @@ def count_outlines(
     core = (slice(distance, -distance), slice(distance, -distance))
     sides = []
     for padded in (truth, pred):
-        label = padded[core]
-        keep = outlines(padded, distance) | (label == VOID_LABEL)
-        sides.append(np.where(keep, label, np.uint32(INTERIOR)))
+        label = padded[core].copy()
+        label[~outlines(padded, distance) & (label != VOID_LABEL)] = INTERIOR
+        sides.append(label)
     return Contingency.of(*sides)
 
 

@@ -165,3 +165,47 @@ def count_block(truth: Any, pred: Any, codes: Any, keeps: Any, frame: Any, sums:
             row_px[r, 1, pc] += n
             ground_px[block, tc, pc] += n
     return keys, table
+
+
+@numba.njit(cache=True, nogil=True)
+def paint_labels(classes: Any, ids: Any, code: Any, keeps: Any, out: Any) -> None:
+    """Write the label of every pixel into `out` uint32 (see PanopticCount)."""
+    for r in range(classes.shape[0]):
+        for c in range(classes.shape[1]):
+            value = classes[r, c]
+            if code[value] == 0:
+                out[r, c] = 0
+            elif keeps[value] and ids[r, c] > 0:
+                out[r, c] = ids[r, c]
+            else:
+                out[r, c] = np.uint32(2147483648) + code[value]
+
+
+@numba.njit(cache=True, nogil=True)
+def find_outlines(padded: Any, distance: int, out: Any) -> None:
+    """Set `out` bool (rows, cols) where the square around a pixel is not one label.
+
+    `padded` (rows + 2 d, cols + 2 d). A square is one label when each of its rows is, and its
+    middle column does not change: counted down each column, in one pass over the rows.
+    """
+    d = distance
+    height, width = padded.shape
+    even = np.zeros(width, np.bool_)  # is the row one label over c-d .. c+d?
+    run = np.zeros(width, np.int64)  # rows up to this one that are even and alike at this column
+    for r in range(height):
+        even[:] = False
+        start = 0
+        for c in range(1, width + 1):
+            if c == width or padded[r, c] != padded[r, start]:
+                for inner in range(start + d, c - d):
+                    even[inner] = True
+                start = c
+        for c in range(d, width - d):
+            if not even[c]:
+                run[c] = 0
+            elif run[c] > 0 and padded[r, c] == padded[r - 1, c]:
+                run[c] += 1
+            else:
+                run[c] = 1
+            if r >= 2 * d:
+                out[r - 2 * d, c - d] = run[c] < 2 * d + 1
