@@ -37,7 +37,7 @@ def paint_boxes(
     each other; the one along which the picture's gradients are weaker is taken.
     """
     out = np.zeros(grey.shape, np.int32)
-    gy, gx = np.gradient(grey.astype(np.float32))
+    gy, gx = (np.gradient(grey.astype(np.float32), axis=axis) for axis in (0, 1))
     for i, (row, col, height, width) in enumerate(boxes, start=1):
         r0, r1 = max(int(row - height / 2), 0), min(int(row + height / 2) + 2, grey.shape[0])
         c0, c1 = max(int(col - width / 2), 0), min(int(col + width / 2) + 2, grey.shape[1])

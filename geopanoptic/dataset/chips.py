@@ -109,7 +109,8 @@ def _matrix(rng: np.random.Generator, ratio: float) -> npt.NDArray[np.float64]:
     c, s = np.cos(angle), np.sin(angle)
     turn = np.array([[c, -s], [s, c]]) @ np.diag([1.0, -1.0 if rng.random() < 0.5 else 1.0])
     stretch = float(np.exp(rng.normal(0, 0.05)))
-    return ratio * turn @ np.array([[stretch, rng.normal(0, 0.03)], [0, 1 / stretch]])
+    shear = np.array([[stretch, rng.normal(0, 0.03)], [0, 1 / stretch]])
+    return np.asarray(ratio * turn @ shear, np.float64)
 
 
 def cut_chip(

@@ -162,7 +162,7 @@ def save_model(path: Path, tensors: Mapping[str, npt.NDArray[Any]], card: ModelC
 
     Nothing stands under `path` before it is whole.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     small = {
         k: np.asarray(v.astype(np.float16) if v.dtype.kind == "f" else v, order="C")
@@ -170,7 +170,7 @@ def save_model(path: Path, tensors: Mapping[str, npt.NDArray[Any]], card: ModelC
     }
     card = replace(card, sha256=weights_digest(small))
     part = path.with_name(path.name + ".tmp")
-    save_file(small, part, metadata={KEY: json.dumps(card.to_json())})
+    part.write_bytes(save(small, metadata={KEY: json.dumps(card.to_json())}))
     read_tensors(part, read_header(part))
     part.replace(path)
     return card

@@ -25,25 +25,22 @@ def classify(
     `stuff`: best stuff class; `region`: row + 1 of the thing class that claims the pixel, else 0;
     `claim`, `score`: probability of that thing and of the stuff class, 0..200, 255 none.
     """
-    stuff = np.zeros(valid.shape, np.uint8)
-    region = np.zeros(valid.shape, np.uint8)
-    claim = np.full(valid.shape, SCORE_NONE, np.uint8)
-    score = np.full(valid.shape, SCORE_NONE, np.uint8)
-    bad = _classify(
-        semantic, valid, decoder.thing_channels, decoder.region, decoder.stuff_channels,
-        decoder.stuff, stuff, region, claim, score, SCORE_ONE,
-    )  # fmt: skip
+    out = np.empty((4, *valid.shape), np.uint8)
+    rows = (decoder.thing_channels, decoder.region, decoder.stuff_channels, decoder.stuff)
+    bad = _classify(semantic, valid, rows, out)
+    stuff, region, claim, score = out
     return stuff, region, claim, score, int(bad)
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
-def _classify(
-    p: Any, valid: Any, things: Any, least: Any, stuffs: Any, ids: Any,
-    stuff: Any, region: Any, claim: Any, score: Any, one: int,
-) -> int:  # fmt: skip
+@njit(cache=True, nogil=True, boundscheck=False)
+def _classify(p: Any, valid: Any, classes: Any, out: Any) -> int:
+    things, least, stuffs, ids = classes
+    one, half = np.float32(1.0), np.float32(0.5)
     bad = 0
     for r in range(valid.shape[0]):
         for c in range(valid.shape[1]):
+            out[0, r, c] = out[1, r, c] = 0
+            out[2, r, c] = out[3, r, c] = SCORE_NONE
             if not valid[r, c]:
                 continue
             best, value = 0, np.float32(-1.0)
@@ -51,25 +48,25 @@ def _classify(
                 q = p[stuffs[k], r, c]
                 if q > value:
                     best, value = k, q
-            sum_ = np.float32(0.0)
+            total = np.float32(0.0)
             top, claimed = -1, np.float32(-1.0)
             for k in range(len(things)):
                 q = p[things[k], r, c]
-                sum_ += q
+                total += q
                 if q >= least[k] and q > claimed:
                     top, claimed = k, q
-            if not np.isfinite(sum_ + value) or value < 0:
+            if not np.isfinite(total + value) or value < 0:
                 bad += 1
                 continue
-            stuff[r, c] = ids[best]
-            score[r, c] = np.uint8(min(value, np.float32(1.0)) * one + np.float32(0.5))
+            out[0, r, c] = ids[best]
+            out[3, r, c] = np.uint8(min(value, one) * SCORE_ONE + half)
             if top >= 0:
-                region[r, c] = top + 1
-                claim[r, c] = np.uint8(min(claimed, np.float32(1.0)) * one + np.float32(0.5))
+                out[1, r, c] = top + 1
+                out[2, r, c] = np.uint8(min(claimed, one) * SCORE_ONE + half)
     return bad
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def quantised(strength: Any, region: Any) -> Any:
     """Return the strength field (h, w) in 0..1 as bytes 1..255 inside the region, 0 outside."""
     out = np.zeros(region.shape, np.uint8)
@@ -84,7 +81,7 @@ def quantised(strength: Any, region: Any) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def seeds(priority: Any, region: Any, ratio: Any, peak: Any) -> Any:
     """Label the seeds: tops of the strength field that are parted by a deep enough saddle.
 
@@ -124,7 +121,7 @@ def seeds(priority: Any, region: Any, ratio: Any, peak: Any) -> Any:
     return _core_labels(order, parent, (flat, kind, ratio), region.shape)
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def _strongest_first(priority: Any, region: Any) -> Any:
     """Return the flat indices of the region's pixels by falling priority, then in raster order."""
     flat, kind = priority.ravel(), region.ravel()
@@ -143,7 +140,7 @@ def _strongest_first(priority: Any, region: Any) -> Any:
     return order
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def _root(parent: Any, i: int) -> int:
     """Return the root of a pixel's basin, halving the way to it."""
     while parent[i] != i:
@@ -152,7 +149,7 @@ def _root(parent: Any, i: int) -> int:
     return i
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def _core_labels(order: Any, parent: Any, facts: Any, shape: Any) -> Any:
     """Number the basins in the order of their peaks and label their pixels near the peak."""
     flat, kind, ratio = facts
@@ -170,7 +167,7 @@ def _core_labels(order: Any, parent: Any, facts: Any, shape: Any) -> Any:
     return label.reshape(shape), np.array(row, np.int64)
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def grow(priority: Any, region: Any, label: Any) -> None:
     """Grow the labels over their regions in place, highest strength first, first come first served.
 
@@ -199,7 +196,7 @@ def grow(priority: Any, region: Any, label: Any) -> None:
                     _push(following, head, tail, y * cols + x, min(priority[y, x], level))
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def _push(following: Any, head: Any, tail: Any, pixel: int, level: int) -> None:
     following[pixel] = -1
     if head[level] < 0:
@@ -224,7 +221,7 @@ def settle(
     return number[label], np.flatnonzero(keep)
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def _facts(label: Any, claim: Any, n: int) -> Any:
     """Return area, summed claim and whether it touches the rim, per label."""
     rows, cols = label.shape

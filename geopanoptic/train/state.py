@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from geopanoptic.errors import StoreError
 from geopanoptic.models.checkpoint import read_header, read_tensors
-from geopanoptic.models.dense import DenseArgs, build_dense, lukemelas_to_smp
+from geopanoptic.models.dense import DenseArgs, DenseNet, build_dense, lukemelas_to_smp
 from geopanoptic.models.torch_segmenter import fill
 from geopanoptic.train.settings import TrainConfig, TrainPaths
 
@@ -18,11 +18,11 @@ from geopanoptic.train.settings import TrainConfig, TrainPaths
 class TrainState:
     """Network, optimiser, moving average and step: what a checkpoint holds."""
 
-    def __init__(self, net: torch.nn.Module, config: TrainConfig) -> None:
+    def __init__(self, net: DenseNet, config: TrainConfig) -> None:
         self.net = net
         self.step = 0
         _freeze(net.train(), config.frozen_stages)
-        inner = {id(p) for p in net.encoder.parameters()}  # type: ignore[union-attr]
+        inner = {id(p) for p in net.encoder.parameters()}
         encoder = [p for p in net.parameters() if p.requires_grad and id(p) in inner]
         rest = [p for p in net.parameters() if id(p) not in inner]
         self.optimiser = torch.optim.AdamW(
@@ -91,11 +91,11 @@ class TrainState:
         self.optimiser.load_state_dict(adam)
 
 
-def _freeze(net: torch.nn.Module, stages: int) -> None:
+def _freeze(net: DenseNet, stages: int) -> None:
     """Keep the stem and the first stages of a timm encoder as they are, statistics too."""
     if stages == 0:
         return
-    encoder = net.encoder.model  # type: ignore[union-attr]
+    encoder = net.encoder.model
     for part in (encoder.conv_stem, encoder.bn1, *encoder.blocks[:stages]):
         part.eval().requires_grad_(False)
 
