@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "stitching"))
 
 from compare_rules import OURS, compare, exact_case, noisy_case, our_rule
 from fates import crossing, fates, panoptic_quality
+from figures import BEGIN, END, PAGE, RESULTS, figures
 from peers import PEERS
 from stitch_support import Noise
 from town import CAR, HALL, KINDS, ROW, make_town
@@ -71,6 +73,27 @@ def test_the_exact_oracle_is_stitched_without_an_error_and_peers_are_not() -> No
     assert ours["seam"]["error"] == ours["interior"]["error"] == ours["seam"]["duplicated"] == 0
     for name in ("none (core crop)", "centre crop + connected components", "centroid ownership"):
         assert results[name]["seam"]["error"] > 0, name
+
+
+def test_the_page_has_the_figures_that_were_measured() -> None:
+    page = PAGE.read_text()
+    for mark, text in figures().items():
+        assert BEGIN.format(mark) + text + END in page, f"figures.py --write renews '{mark}'"
+
+
+def test_recorded_results_reach_the_targets() -> None:
+    results = json.loads((RESULTS / "stitching.json").read_text())["results"]
+    for overlap, rules in results["exact"].items():
+        if overlap != "0":
+            assert rules[OURS]["pq_truth"] == 1.0
+            assert rules[OURS]["seam"]["error"] == 0
+    for overlap, rules in results["noisy"].items():
+        if int(overlap) >= 32:
+            ours = rules[OURS]["seam"]["error_rate"]
+            assert all(ours < r["seam"]["error_rate"] for k, r in rules.items() if k != OURS)
+    at_64 = results["noisy"]["64"][OURS]
+    assert at_64["seam"]["error_rate"] <= 0.015
+    assert at_64["seam"]["error_rate"] <= at_64["interior"]["error_rate"]
 
 
 @pytest.mark.slow

@@ -68,8 +68,12 @@ def cost_table(cost: dict[str, Any]) -> str:
     """Return time and memory against the size of the scene."""
     names = ("seam_s", "resolve_s", "assemble_s", "relabel_s", "total_s", "cpu_s")
     rows = [
-        ["edge, px", "objects", *(n.removesuffix("_s") + ", s" for n in names), "peak, MB"],
-        ["---"] * (len(names) + 3),
+        [
+            *("edge, px", "objects"),
+            *(n.removesuffix("_s") + ", s" for n in names),
+            *("peak, MB", "load before"),
+        ],
+        ["---"] * (len(names) + 4),
     ]
     rows += [
         [
@@ -77,6 +81,7 @@ def cost_table(cost: dict[str, Any]) -> str:
             str(r["objects"]),
             *(f"{r[n]:.1f}" for n in names),
             str(r["all_peak_mb"]),
+            str(r["load_before"]),
         ]
         for r in cost["results"]
     ]

@@ -114,20 +114,23 @@ def seam_row(job: Job, row: int) -> float:
 
 
 class Luts:
-    """Look-up tables of single tiles, from disk."""
+    """Look-up tables of single tiles, from disk; kept while their tile is near."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self.kept: dict[int, Any] = {}
 
     def lut(self, k: int):
-        with np.load(self.job.path("lut", k)) as part:
-            return part["gid"], part["mode"]
+        if k not in self.kept:
+            with np.load(self.job.path("lut", k)) as part:
+                self.kept[k] = part["gid"], part["mode"]
+        return self.kept[k]
 
 
 def core_row(job: Job, row: int) -> tuple[Any, Any, float]:
     """Assemble the cores of one row of the grid; return gids, their pixels, and peak memory."""
     labels: dict[int, Any] = {}
-    gids, pixels = [], []
+    gids, pixels, luts = [], [], Luts(job)
     first = row * job.grid.n_cols
     for k in range(first, first + job.grid.n_cols):
         near = (k, *job.grid.neighbours(k))
@@ -136,12 +139,14 @@ def core_row(job: Job, row: int) -> tuple[Any, Any, float]:
                 with np.load(job.path("tile", other)) as part:
                     labels[other] = part["labels"]
         views = {n: (job.grid.tile(n).window, labels[n]) for n in near}
-        out = assemble_core(job.grid.tile(k), views, Luts(job))
+        out = assemble_core(job.grid.tile(k), views, luts)
         np.save(job.folder / f"core_{k}.npy", out.astype(np.int32))
         found, count, _ = measure_core(out, job.grid.tile(k).core)
         gids.append(found)
         pixels.append(count)
-        labels = {n: a for n, a in labels.items() if n % job.grid.n_cols >= k % job.grid.n_cols}
+        for near in (labels, luts.kept):
+            for n in [n for n in near if n % job.grid.n_cols < k % job.grid.n_cols]:
+                del near[n]
     return np.concatenate(gids), np.concatenate(pixels), peak_mb()
 
 
@@ -258,19 +263,19 @@ def main() -> None:
     options = parser.parse_args()
     results = []
     for edge in map(int, options.edges.split(",")):
+        before = os.getloadavg()[0]
         with tempfile.TemporaryDirectory() as name:
-            results.append(measure(edge, Path(name)))
+            results.append(measure(edge, Path(name)) | {"load_before": round(before, 1)})
         print(json.dumps(results[-1]), flush=True)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        record = {
-            "tiling": {"core_px": CORE_PX, "halo_px": HALO_PX},
-            "workers": WORKERS,
-            "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-            "load_average_at_end": os.getloadavg()[0],
-            "results": results,
-        }
-        (options.out / "stitching_cost.json").write_text(json.dumps(record, indent=1) + "\n")
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            record = {
+                "tiling": {"core_px": CORE_PX, "halo_px": HALO_PX},
+                "workers": WORKERS,
+                "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+                "results": results,
+            }
+            (options.out / "stitching_cost.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
