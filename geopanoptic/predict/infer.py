@@ -19,6 +19,10 @@ from geopanoptic.predict.plan import Plan
 from geopanoptic.predict.tables import pack
 from geopanoptic.segments import PanopticTile
 from geopanoptic.stitch import NodeTable, label_tile
+from geopanoptic.workers import trim_heap
+
+# Above this a process gives freed memory back after a region: see workers.malloc.
+_HEAP_BYTES = 2_600_000_000
 
 Chip = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -108,6 +112,7 @@ def infer_region(plan: Plan, index: int) -> dict[str, Any]:
     arrays["edge"] = np.concatenate(harvest.edges) if harvest.edges else np.zeros(0, bool)
     store.put(index, arrays, {"tiles": [t.index for t, _, _ in chips], "failed": harvest.failed})
     clock.write_s = time.perf_counter() - start
+    trim_heap(_HEAP_BYTES)
     return {
         "px": region.core.area_px,
         "tiles": len(chips),

@@ -25,7 +25,7 @@ from geopanoptic.predict.rasters import Rasters, write_rasters
 from geopanoptic.predict.settings import PredictSettings, Products
 from geopanoptic.raster import Scene
 from geopanoptic.store import Job, check_output
-from geopanoptic.workers import Engine, EngineSpec, open_engine
+from geopanoptic.workers import Engine, EngineSpec, open_engine, trim_heap
 
 # Called with (stage, done, total); pixels for 'infer', steps for the other stages.
 Progress = Callable[[str, int, int], None]
@@ -156,6 +156,7 @@ def _work(
         warm_up(plan)
     with record.stage("infer"):
         _infer(plan, execution, engine, record)
+    trim_heap(0)  # the network's memory is not needed any more
     with record.stage("seam"):
         _each(engine, partial(seam_region, plan), plan, execution, "seam")
     with record.stage("resolve"):

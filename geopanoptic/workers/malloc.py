@@ -42,3 +42,19 @@ def tune_malloc() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
         return all(mallopt(number, value) == 1 for number, value in _PARAMETERS.values())
     return False
+
+
+def trim_heap(above_bytes: int) -> bool:
+    """Give freed memory back to the system if this process holds more than so many bytes.
+
+    A heap that is never trimmed by itself grows with every odd-shaped tile; trimming after each
+    would cost a tenth of the time in page faults, so it is done when it matters. Tells whether
+    it was done.
+    """
+    import psutil
+
+    if psutil.Process().memory_info().rss <= above_bytes:
+        return False
+    with suppress(OSError, AttributeError):
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    return False
