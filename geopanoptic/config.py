@@ -112,7 +112,8 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 def dump_config(config: Any) -> str:
     """Return the resolved configuration as YAML text that `load_config` reads back as equal."""
-    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+    # ASCII with escapes: YAML folds some control characters (NEL) that it writes as they are
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=False)
 
 
 def _plain(value: Any) -> Any:

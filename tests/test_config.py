@@ -65,6 +65,14 @@ def test_the_resolved_copy_reads_back_as_equal(
     assert load_config(path, Recipe) == recipe
 
 
+@pytest.mark.parametrize(
+    "odd", ["\x85", "a\x85b", "\u2028", "\ufeff", " ", "1e3", "yes", "é", "- a: b"]
+)
+def test_odd_texts_read_back_as_equal(tmp_path: Path, odd: str) -> None:
+    recipe = Recipe(scenes=(), note=odd, weights={odd: 1.0})
+    assert load(tmp_path, dump_config(recipe)) == recipe
+
+
 def test_values_take_the_types_of_the_dataclass(tmp_path: Path) -> None:
     recipe = load(
         tmp_path,

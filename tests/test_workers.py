@@ -27,7 +27,7 @@ from geopanoptic.workers.cluster import refuse_open_scheduler
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    with open_engine(EngineSpec()) as engine:
+    with open_engine(EngineSpec(threads=3)) as engine:
         yield engine
 
 
@@ -196,7 +196,7 @@ def task(key):
     sys.stdout.flush()
     time.sleep(20 if stubborn else 0.5)
     return {}
-with open_engine(EngineSpec()) as engine:
+with open_engine(EngineSpec(threads=3)) as engine:
     try:
         engine.run(task, range(1000), lambda key, _: done.append(key))
     except KeyboardInterrupt:
@@ -244,9 +244,14 @@ def test_processes_times_threads_never_exceed_the_cores(cores: int, processes: i
     assert threads * processes <= cores or threads == 1
 
 
-def test_a_gpu_gets_more_threads_to_feed_it() -> None:
-    assert EngineSpec().threads_per_process(gpu=False) == 3
-    assert EngineSpec().threads_per_process(gpu=True) == 6
+def test_threads_follow_the_device_and_the_cores() -> None:
+    assert [EngineSpec(cores=n).threads_per_process(gpu=False) for n in (1, 2, 3, 64)] == [
+        2,
+        2,
+        3,
+        3,
+    ]
+    assert EngineSpec(cores=1).threads_per_process(gpu=True) == 6
     assert EngineSpec(threads=1).threads_per_process(gpu=True) == 1
 
 
