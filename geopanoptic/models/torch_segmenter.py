@@ -46,7 +46,6 @@ def load_torch(path: Path, device: str = "cpu", threads: int | None = None) -> T
     fill(net, tensors, str(path))
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
     return TorchSegmenter(header.card, net, _device(device))
 
 

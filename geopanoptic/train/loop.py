@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,6 +29,17 @@ from geopanoptic.train.state import TrainState
 _IN_PROCESS = 50  # trainings of fewer steps cut their chips themselves
 
 
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Treat the tiniest numbers as 0 meanwhile: early moments of Adam are slow to reckon with."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)  # the setting is the thread's, and the thread the caller's
+
+
+@_denormals_flushed()
 def fit(config: TrainConfig, paths: TrainPaths, schema: LabelSchema | None = None) -> ModelCard:
     """Train to the last step and write `NAME.safetensors` in `paths.run`; return its card.
 
@@ -39,7 +51,6 @@ def fit(config: TrainConfig, paths: TrainPaths, schema: LabelSchema | None = Non
     """
     schema = schema or LabelSchema.default()
     torch.set_num_threads(config.threads)
-    torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
     paths.run.mkdir(parents=True, exist_ok=True)
     state = TrainState.begin(config, len(schema), paths)
