@@ -8,6 +8,8 @@ from pathlib import Path
 
 from geopanoptic.errors import ConfigError
 
+# NVIDIA's driver on Linux, and under Windows' Linux subsystem.
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -119,7 +121,9 @@ def visible_gpus() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
-    import torch  # only runs that ask for GPUs come here; counting them makes no context
+    if not any(Path(driver).exists() for driver in _GPU_DRIVERS):
+        return []  # spares machines without a GPU two seconds of importing torch
+    import torch  # counting devices makes no context
 
     return [str(i) for i in range(torch.cuda.device_count())]
 
