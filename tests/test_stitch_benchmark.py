@@ -83,6 +83,7 @@ def test_the_page_has_the_figures_that_were_measured() -> None:
 
 def test_recorded_results_reach_the_targets() -> None:
     results = json.loads((RESULTS / "stitching.json").read_text())["results"]
+    cost = json.loads((RESULTS / "stitching_cost.json").read_text())
     for overlap, rules in results["exact"].items():
         if overlap != "0":
             assert rules[OURS]["pq_truth"] == 1.0
@@ -91,6 +92,10 @@ def test_recorded_results_reach_the_targets() -> None:
         if int(overlap) >= 32:
             ours = rules[OURS]["seam"]["error_rate"]
             assert all(ours < r["seam"]["error_rate"] for k, r in rules.items() if k != OURS)
+    at_20k = next(r for r in cost["results"] if r["edge_px"] == 20_000)
+    assert at_20k["objects"] >= 100_000
+    assert at_20k["total_s"] <= 60
+    assert at_20k["all_peak_mb"] <= 1500
     at_64 = results["noisy"]["64"][OURS]
     assert at_64["seam"]["error_rate"] <= 0.015
     assert at_64["seam"]["error_rate"] <= at_64["interior"]["error_rate"]
