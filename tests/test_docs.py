@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -66,3 +67,15 @@ def test_nothing_names_a_registry_or_a_path_of_one_machine() -> None:
         text = path.read_text(errors="replace")
         for wrong in ("file:/" + "//", "--index-" + "url", "/o" + "pt/", "/wo" + "rk/"):
             assert wrong not in text, f"{name} holds {wrong}"
+
+
+def test_the_readme_shows_the_recorded_figures() -> None:
+    path = ROOT / "benchmarks/readme_figures.py"
+    spec = importlib.util.spec_from_file_location("readme_figures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    readme = (ROOT / "README.md").read_text()
+    assert "| figure |" in readme
+    assert module.filled(readme) == readme, "run benchmarks/readme_figures.py"
