@@ -6,13 +6,27 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 # `fast` is the default; HYPOTHESIS_PROFILE=full runs every law on 1000 examples.
 _QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fast", max_examples=60, derandomize=True, **_QUIET)
 settings.register_profile("full", max_examples=1000, **_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run the laws on 1000 examples where they are asked for by name: ``scripts/test -m law``."""
+    asked = config.getoption("markexpr", "")
+    if "law" in asked.split() and "HYPOTHESIS_PROFILE" not in os.environ:
+        settings.load_profile("full")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every hypothesis test as a law."""
+    for item in items:
+        if is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.law)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ COMMANDS = {
     "info": "Describe a scene, a map or a model file.",
     "check": "Check that a map keeps its promises.",
     "models": "List the models, or show one model's card.",
+    "bench": "Measure a model on a scene: how much does tiling show?",
     "doctor": "Tell what this machine offers and what is missing.",
 }
 

@@ -8,6 +8,7 @@ predict_array      an array in memory, for notebooks
 from geopanoptic.predict.arrays import predict_array
 from geopanoptic.predict.door import predict
 from geopanoptic.predict.run import Execution, Outcome, RunRecord, dry_run, run
+from geopanoptic.predict.seams import seam_report
 from geopanoptic.predict.settings import PredictSettings, Products
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "predict",
     "predict_array",
     "run",
+    "seam_report",
 ]

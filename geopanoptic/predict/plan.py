@@ -169,6 +169,8 @@ def _tiling(card: ModelCard, settings: PredictSettings, working: WorkingScene) -
     """
     core = settings.core or card.core
     halo = card.halo if settings.halo is None else settings.halo
+    if settings.origin is not None:
+        return Tiling(core, halo, settings.origin, card.join_threshold)
     least = working.georef.phase(STRIDE)
     need = max(n + p for n, p in zip(working.georef.shape, least, strict=True))
     if settings.core is None and need <= core:

@@ -21,7 +21,8 @@ class PredictSettings:
     `core`, `halo` px of the working grid. `gsd_m` metres: the working GSD. `bands` 1-based.
     `mask` raster (0 = leave out) and `aoi` polygons: what lies outside becomes nodata.
     `min_area_m2`: smaller things return to stuff. `grid`: 'working' keeps the grid the model saw,
-    'scene' brings the labels back to the scene's own grid.
+    'scene' brings the labels back to the scene's own grid. `origin`: (row, col) of the working grid
+    where one corner of the tile grid lies; None anchors it to the CRS's origin.
     """
 
     core: int | None = None
@@ -34,6 +35,7 @@ class PredictSettings:
     aoi: str | None = None
     min_area_m2: float | None = None
     grid: Literal["working", "scene"] = "working"
+    origin: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("core", "gsd_m"):
