@@ -194,7 +194,7 @@ done = []
 def task(key):
     sys.stdout.write(f"begun {key}\\n")  # one write: three threads do it at once
     sys.stdout.flush()
-    time.sleep(20 if stubborn else 0.5)
+    time.sleep(20 if stubborn else 3)  # longer than any delay of a busy machine
     return {}
 with open_engine(EngineSpec(threads=3)) as engine:
     try:
