@@ -42,6 +42,7 @@ from geopanoptic.predict.infer import mirrored
 from geopanoptic.predict.plan import make_plan
 from geopanoptic.raster import Scene
 from geopanoptic.workers import EngineSpec
+from geopanoptic.workers.malloc import tune_malloc
 
 BUILDING = 1
 PREDICT = [sys.executable, "-m", "geopanoptic.cli.main", "predict"]
@@ -68,6 +69,7 @@ def measured(command: list[str]) -> tuple[float, float]:
 def forward_seconds(scene: str, model: str, threads: int) -> dict[str, Any]:
     """Time the forward passes alone, over the windows that predict cuts."""
     plan = make_plan(Scene.open(scene), model, PredictSettings())
+    tune_malloc()  # predict does: the bare network shall not be slower for want of it
     network = load_model(model, threads=threads)
     rows, cols = plan.grid.window_shape
     network.forward(np.zeros((1, 3, rows, cols), np.uint8))  # set-up is not a pass

@@ -26,6 +26,7 @@ from geopanoptic.stitch import (
     TileLabels,
     assemble_core,
     match_seam,
+    measure_core,
     resolve,
 )
 from geopanoptic.store import JobRef
@@ -185,14 +186,9 @@ def core_region(plan: Plan, index: int) -> dict[str, Any]:
         # nodata stays nodata, whatever a neighbour's view paints
         gid[here] = np.where(stuff[here] == 0, 0, painted)
     arrays: dict[str, Array] = {"gid": gid, "stuff": stuff, "score": score}
-    store.put(index, arrays | _areas(gid), {})
+    there, area_px, _ = measure_core(gid, region.core)
+    store.put(index, arrays | {"area.gid": there, "area.px": area_px}, {})
     return {"px": region.core.area_px}
-
-
-def _areas(gid: npt.NDArray[np.int32]) -> dict[str, Array]:
-    """Return the painted pixels of every gid of one core."""
-    unique, area_px = np.unique(gid[gid > 0], return_counts=True)
-    return {"area.gid": unique, "area.px": area_px.astype(np.int64)}
 
 
 def number_ids(plan: Plan, ids: Ids) -> tuple[npt.NDArray[np.int32], SegmentTable]:

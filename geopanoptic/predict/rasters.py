@@ -17,6 +17,7 @@ from geopanoptic.grid import Window
 from geopanoptic.predict.plan import Plan
 from geopanoptic.raster import LabelReader, LabelWriter
 from geopanoptic.segments import SCORE_NONE, SCORE_ONE, SegmentTable
+from geopanoptic.stitch import measure_core
 
 _SCENE_BLOCK = 2048  # window of the scene's grid that is filled at a time with --grid scene
 
@@ -136,48 +137,21 @@ class _Tally:
         self._class_boxes = np.tile(nowhere, (256, 1))
         self._class_px = np.zeros(256, np.int64)
         self._class_score = np.zeros((2, 256))
-        self._class_edge = np.zeros(256, bool)
 
     def add(self, part: Layers) -> None:
         """Count one window; windows must not overlap."""
-        self._add_things(part)
-        rows, cols = part.semantic.shape
-        index = part.semantic.astype(np.int64)
-        by_row = np.bincount(
-            (index + 256 * np.arange(rows)[:, None]).ravel(), minlength=256 * rows
-        ).reshape(rows, 256)
-        by_col = np.bincount(
-            (index + 256 * np.arange(cols)[None, :]).ravel(), minlength=256 * cols
-        ).reshape(cols, 256)
-        self._class_px += by_row.sum(axis=0)
+        for labels, areas, boxes in (
+            (part.instances, self._areas, self._boxes),
+            (part.semantic.astype(np.int32), self._class_px, self._class_boxes),
+        ):
+            there, area_px, box = measure_core(labels, part.window)
+            areas[there] += area_px
+            boxes[there, :2] = np.minimum(boxes[there, :2], box[:, :2])
+            boxes[there, 2:] = np.maximum(boxes[there, 2:], box[:, 2:])
         scored = part.score != SCORE_NONE
         flat = part.semantic[scored]
         self._class_score[0] += np.bincount(flat, weights=part.score[scored], minlength=256)
         self._class_score[1] += np.bincount(flat, minlength=256)
-        for axis, (table, first) in enumerate(
-            ((by_row, part.window.row), (by_col, part.window.col))
-        ):
-            seen = table > 0
-            there = seen.any(axis=0)
-            low = seen.argmax(axis=0) + first
-            high = first + len(seen) - seen[::-1].argmax(axis=0)
-            box = self._class_boxes
-            box[there, axis] = np.minimum(box[there, axis], low[there])
-            box[there, axis + 2] = np.maximum(box[there, axis + 2], high[there])
-
-    def _add_things(self, part: Layers) -> None:
-        where = np.flatnonzero(part.instances)
-        unique, inverse = np.unique(part.instances.ravel()[where], return_inverse=True)
-        self._areas[unique] += np.bincount(inverse, minlength=len(unique))
-        rows, cols = np.divmod(where.astype(np.int32), part.instances.shape[1])
-        for axis, places in enumerate((rows + part.window.row, cols + part.window.col)):
-            low = np.full(len(unique), 2**31 - 1, np.int32)
-            high = np.zeros(len(unique), np.int32)
-            np.minimum.at(low, inverse, places)
-            np.maximum.at(high, inverse, places + 1)
-            box = self._boxes
-            box[unique, axis] = np.minimum(box[unique, axis], low)
-            box[unique, axis + 2] = np.maximum(box[unique, axis + 2], high)
 
     def table(self, things: SegmentTable) -> SegmentTable:
         """Return the table of things and stuff classes."""
