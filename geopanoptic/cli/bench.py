@@ -14,7 +14,7 @@ def bench() -> None:
     """Measure a model on your own scene."""
 
 
-@bench.command("seams")
+@bench.command("seams", short_help="How much does tiling show in the map of a scene?")
 @click.argument("scene")
 @click.option("--model", default=None, metavar="NAME|FILE", help="Model; see `geopanoptic models`.")
 @click.option("--truth", metavar="MAP", help="Reference for the errors near seams.")

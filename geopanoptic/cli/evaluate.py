@@ -148,7 +148,7 @@ def evaluate(pred: str, truth: str, more: tuple[tuple[str, str], ...], as_json: 
     geopanoptic evaluate town.panoptic truth.gpkg
     geopanoptic evaluate town.panoptic truth.panoptic --html town.html --errors town-errors.gpkg
     geopanoptic evaluate pred.json truth.json --fail-below pq=0.45
-    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    """
     import time
 
     from geopanoptic.cli.progress import show_progress

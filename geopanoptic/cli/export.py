@@ -44,7 +44,7 @@ from geopanoptic.cli.options import json_option, names, print_json
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @json_option
 def export(map_path: str, outs: tuple[Path, ...], as_json: bool, **options: object) -> None:
-    r"""Write the panoptic map MAP in another format; the suffix picks it.
+    """Write the panoptic map MAP in another format; the suffix picks it.
 
     \b
     geopanoptic export scene.panoptic --out buildings.parquet --classes building

@@ -16,7 +16,7 @@ _MODEL_SUFFIXES = {".safetensors", ".onnx", ".xml"}
 @click.argument("path")
 @json_option
 def info(path: str, as_json: bool) -> None:
-    r"""Describe PATH: a scene (any raster), a panoptic map, or a model file.
+    """Describe PATH: a scene (any raster), a panoptic map, or a model file.
 
     \b
     geopanoptic info scene.tif

@@ -72,7 +72,7 @@ class LazyGroup(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool) -> None:
-    r"""Turn large GeoTIFFs into panoptic maps: every pixel a class, every object one id.
+    """Turn large GeoTIFFs into panoptic maps: every pixel a class, every object one id.
 
     \b
     The main job:

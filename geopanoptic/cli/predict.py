@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only print tiles, memory, disk and time.")
 @json_option
 def predict(scene: str, **options: Any) -> int:
-    r"""Make a panoptic map of SCENE: a GeoTIFF, COG, VRT, JPEG2000, local, s3:// or https://.
+    """Make a panoptic map of SCENE: a GeoTIFF, COG, VRT, JPEG2000, local, s3:// or https://.
 
     \b
     Buildings and land cover as polygons, styled for QGIS:

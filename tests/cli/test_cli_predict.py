@@ -21,7 +21,7 @@ from random_model import random_card, write_random_model
 from rasters import noise, write_raster
 from scenes import make_truth
 
-from geopanoptic.cli.main import main
+from geopanoptic.cli.main import COMMANDS, main
 
 
 @dataclass(frozen=True)
@@ -307,3 +307,14 @@ def test_a_full_disk_ends_the_run_with_the_numbers_and_leaves_no_output(
         assert not (small / "a.panoptic").exists()
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=lambda c: c and c[0])
+def test_help_is_laid_out_as_it_was_written(command: list[str], geopanoptic: Geopanoptic) -> None:
+    answer = geopanoptic(*command, "--help")
+    assert answer.status == 0
+    assert "\\" not in answer.out
+    assert "\b" not in answer.out
+    for line in answer.out.splitlines():
+        if "geopanoptic " in line.strip() and line.strip().startswith("geopanoptic"):
+            assert line.strip().split()[1] in COMMANDS, "an example was run into other text"
