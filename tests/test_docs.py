@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -79,3 +80,20 @@ def test_the_readme_shows_the_recorded_figures() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "| figure |" in readme
     assert module.filled(readme) == readme, "run benchmarks/readme_figures.py"
+
+
+def test_the_page_on_evaluation_shows_the_recorded_figures() -> None:
+    folder = ROOT / "benchmarks/evaluation"
+    found, page = (
+        json.loads((folder / "results.json").read_text()),
+        (folder / "README.md").read_text(),
+    )
+    scene, rival = found["scene"], found["rival"]
+    row = f"| {scene['wall_s']:.1f} s | {scene['cpu_s']:.1f} s | {scene['memory_mb']} MB |"
+    assert row in page
+    for name in ("panopticapi", "geopanoptic, same PNG", "geopanoptic, GeoTIFF"):
+        cpu_s = rival[name]["evaluate_cpu_s"]
+        ns_per_px = 1e9 * cpu_s / rival["size"] ** 2
+        assert f"| {cpu_s:.1f} s | {ns_per_px:.0f} | {rival[name]['memory_mb']} MB |" in page
+    for name in ("geopanoptic, same PNG", "geopanoptic, GeoTIFF"):
+        assert f"{rival[name]['times_as_fast']} times" in page

@@ -11,7 +11,7 @@ from random_model import THRESHOLDS
 from scipy import ndimage
 
 from geopanoptic.errors import CheckpointError, SceneError
-from geopanoptic.models.decode import SeededDecoder, strength_of
+from geopanoptic.models.decode import SeededDecoder
 from geopanoptic.models.segmenter import Segmented
 from geopanoptic.schema import LabelSchema
 
@@ -161,12 +161,6 @@ def test_thresholds_are_checked_by_name() -> None:
         )
     with pytest.raises(CheckpointError, match="did you mean 'building_score'"):
         SeededDecoder.from_thresholds(SCHEMA, {**THRESHOLDS, "building_scor": 1.0})
-
-
-def test_strength_is_weak_between_two_things() -> None:
-    one = np.ones((1, 1), np.float32)
-    assert strength_of(one, 0 * one) == 1
-    assert strength_of(one, one) == 0
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40))

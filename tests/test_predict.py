@@ -29,6 +29,7 @@ from geopanoptic.predict import (
     predict_array,
     run,
 )
+from geopanoptic.store import PartStore
 from geopanoptic.workers import EngineSpec
 
 
@@ -174,6 +175,33 @@ def test_a_failed_tile_is_reported_and_its_pixels_are_nodata(tmp_path: Path) -> 
     outcome = run(str(scene), PixelOracle(), mended, settings, Execution(work_dir=tmp_path / "w"))
     assert not outcome.failed_tiles
     assert same_partition(read(out / "instances.tif"), truth.instance)
+
+
+@pytest.mark.parametrize("calls", [0, 3, 40])
+def test_forgetting_failed_tiles_may_be_cut_short(
+    calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = make_truth("blobs", (128, 128), seed=2)
+    scene = str(spell(truth, tmp_path / "scene.tif"))
+    settings, out = PredictSettings(core=32, halo=2), tmp_path / "out.panoptic"
+    products = Products.to([out], overwrite=True)
+    execution = Execution(work_dir=tmp_path / "w")
+    assert run(scene, Stubborn(), products, settings, execution).failed_tiles
+    left, discard = [calls], PartStore.discard
+
+    def cut_short(store: PartStore, key: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        discard(store, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartStore, "discard", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            run(scene, PixelOracle(), products, settings, execution)
+    assert not run(scene, PixelOracle(), products, settings, execution).failed_tiles
+    assert same_partition(read(out / "instances.tif"), truth.instance)
+    assert np.array_equal(read(out / "semantic.tif"), semantic_of(truth))
 
 
 def test_a_scene_without_a_reference_system_is_mapped_in_pixels(tmp_path: Path) -> None:

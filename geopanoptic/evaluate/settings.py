@@ -11,7 +11,6 @@ from geopanoptic.georef import GeoRef
 
 METRICS = ("pq", "pq-dagger", "boundary-pq", "miou", "ap", "f1", "errors")
 CHEAP = tuple(m for m in METRICS if m != "boundary-pq")
-NEEDS_OBJECTS = ("pq", "pq-dagger", "boundary-pq", "ap", "f1", "errors")
 
 
 @dataclass(frozen=True, slots=True)

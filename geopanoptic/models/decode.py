@@ -104,10 +104,3 @@ class SeededDecoder:
         class_of = np.zeros(len(kept) + 1, np.uint8)
         class_of[1:] = self.things[class_row[kept]]
         return Segmented(stuff, instance, class_of, np.where(instance > 0, claim, score))
-
-
-def strength_of(
-    distance: npt.NDArray[np.float32], contact: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    """Return the strength field: near 1 in the middle of a thing, near 0 between two."""
-    return distance * (1 - contact)

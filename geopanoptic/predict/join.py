@@ -6,7 +6,6 @@ the coordinator, on tables of segments, never on pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -32,7 +31,6 @@ from geopanoptic.stitch import (
 from geopanoptic.store import JobRef
 
 Array = npt.NDArray[Any]
-Report = Callable[[int, int], None]
 
 
 @lru_cache(maxsize=8)
@@ -104,7 +102,7 @@ class Ids:
     failed: dict[int, str]
 
 
-def resolve_ids(plan: Plan, report: Report | None = None) -> Ids:
+def resolve_ids(plan: Plan) -> Ids:
     """Read all node and seam tables, decide which segments are one, leave LUTs for the workers.
 
     A pure function of the parts: the same for any number of workers and order of completion.
@@ -128,8 +126,6 @@ def resolve_ids(plan: Plan, report: Report | None = None) -> Ids:
     for index in range(len(plan.regions)):
         if not lut.has(index):
             lut.put(index, _lut_arrays(plan, resolution, index), {})
-        if report is not None:
-            report(index + 1, len(plan.regions))
     edge = np.zeros(len(resolution.segments) + 1, bool)
     gid = resolution.gid
     np.logical_or.at(edge, gid, touching & (resolution.mode > 0))

@@ -23,10 +23,13 @@ STRIDE = 32
 # At the scene's rim at least so many pixels are mirrored in, where the halo leaves room.
 _MIRRORED_PX = 32
 
-# Bytes kept per pixel of the working grid in the work directory (measured on real maps).
-_WORK_BYTES_PER_PX = 1.2
-# Bytes that a window's pixels take at the peak in one process, all bands and fields together.
-_RAM_BYTES_PER_PX = 260.0
+# What a run takes, for the estimate. Measured with landcover-v0 on the Banepa scene and its
+# labelled window (2 cores, 2026-11-25): 54 MB of parts and rasters for 18.9 Mpx; peaks of 1.6 GB
+# with windows of 768 px, and of 2.7 GB with windows of 1280 px.
+_WORK_BYTES_PER_PX = 2.9
+_RAM_BYTES = 1.1e9  # libraries and tables of one process
+_RAM_BYTES_PER_PX = 1000.0  # activations and fields, per pixel of the windows in one network call
+_READ_BYTES_PER_PX = 12.0  # pixels of the regions that wait, per pixel of one region
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +218,8 @@ def estimate(plan: Plan, mpx_per_s: float, processes: int = 1) -> Estimate:
     """
     window_px = plan.grid.window_shape[0] * plan.grid.window_shape[1]
     side = plan.k * plan.grid.core + 2 * plan.grid.halo
-    ram = processes * (4e8 + _RAM_BYTES_PER_PX * window_px * plan.batch + 3 * 30.0 * side * side)
+    network = _RAM_BYTES_PER_PX * window_px * plan.batch
+    ram = processes * (_RAM_BYTES + network + _READ_BYTES_PER_PX * side * side)
     px = plan.grid.shape[0] * plan.grid.shape[1]
     return Estimate(
         shape=plan.grid.shape,

@@ -212,13 +212,15 @@ def _retry_failed(plan: Plan) -> None:
     """Forget regions with failed tiles, and all that was made from them, to try them again."""
     store = plan.parts("infer")
     failed = [index for index in store.keys() if store.meta(index)["failed"]]  # noqa: SIM118
+    if not failed:
+        return
+    # What was made from them goes first: cut short here, the next run still finds them failed.
+    for kind in ("seam", "lut", "core"):
+        later = plan.parts(kind)
+        for index in list(later.keys()):
+            later.discard(index)
     for index in failed:
         store.discard(index)
-    if failed:
-        for kind in ("seam", "lut", "core"):
-            later = plan.parts(kind)
-            for index in list(later.keys()):
-                later.discard(index)
 
 
 def _each(
