@@ -1,0 +1,1 @@
+"""Change between two dates: what became of every object and every class."""
