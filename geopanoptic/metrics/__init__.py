@@ -8,6 +8,14 @@ Pure arrays and tables: no files, no Dask, no torch.
 
 from geopanoptic.metrics.bootstrap import GroundStats, Intervals, bootstrap
 from geopanoptic.metrics.boundary import boundary_iou, count_outlines, labels_of
+from geopanoptic.metrics.calibration import (
+    Knots,
+    Reliability,
+    apply_calibration,
+    expected_calibration_error,
+    fit_calibration,
+    segment_hits,
+)
 from geopanoptic.metrics.count import CLASS_LABEL, VOID_LABEL, ClassCode, PanopticCount, Sides
 from geopanoptic.metrics.detection import (
     COCO_IOUS,
@@ -33,6 +41,7 @@ from geopanoptic.metrics.quality import (
     panoptic_quality,
     quality_of,
 )
+from geopanoptic.metrics.scot import SCOT_IOU, DateObjects, Hits, Scot, scot
 from geopanoptic.metrics.semantic import (
     ClassAccuracy,
     class_accuracy,
@@ -40,12 +49,21 @@ from geopanoptic.metrics.semantic import (
     overall_accuracy,
 )
 from geopanoptic.metrics.tally import Tally
+from geopanoptic.metrics.tubes import (
+    CountedDate,
+    TrackingQuality,
+    TubeOverlap,
+    VideoQuality,
+    stq,
+    vpq,
+)
 
 __all__ = [
     "CLASS_LABEL",
     "COCO_IOUS",
     "F1",
     "PRED_STATUS",
+    "SCOT_IOU",
     "TRUTH_STATUS",
     "VOID_LABEL",
     "Candidates",
@@ -53,20 +71,30 @@ __all__ = [
     "ClassAccuracy",
     "ClassCode",
     "ClassQuality",
+    "CountedDate",
+    "DateObjects",
     "Fate",
     "Fates",
     "GroundStats",
+    "Hits",
     "Intervals",
+    "Knots",
     "Matching",
     "MeanQuality",
     "Overlap",
     "PanopticCount",
     "PanopticQuality",
     "QualityStats",
+    "Reliability",
     "Rules",
+    "Scot",
     "SegmentSide",
     "Sides",
     "Tally",
+    "TrackingQuality",
+    "TubeOverlap",
+    "VideoQuality",
+    "apply_calibration",
     "average_precision",
     "bootstrap",
     "boundary_iou",
@@ -74,7 +102,9 @@ __all__ = [
     "count_outlines",
     "dagger",
     "dagger_terms",
+    "expected_calibration_error",
     "fates",
+    "fit_calibration",
     "labels_of",
     "match",
     "match_objects",
@@ -84,4 +114,8 @@ __all__ = [
     "overall_accuracy",
     "panoptic_quality",
     "quality_of",
+    "scot",
+    "segment_hits",
+    "stq",
+    "vpq",
 ]

@@ -7,10 +7,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from geopanoptic.errors import CheckpointError, SchemaError, nearest_name
 from geopanoptic.schema import LabelSchema
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from geopanoptic.metrics import Knots
 
 CARD_VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -25,7 +31,10 @@ class ModelCard:
     value types are first brought to that range by the `percentiles` of the whole scene.
     `core`, `halo`: pixels of a tile; `decoder` with its `thresholds` (see `decode`);
     `least_area_m2`: per thing class, smaller ones return to stuff; `join_threshold`: IoU at which
-    two views of a segment are one. `training_data` and `metrics` are lists of flat tables;
+    two views of a segment are one. `score_calibration`: per thing class the knots that turn the
+    mean probability of a segment into the share of such segments that is right (made by
+    `metrics.fit_calibration`); other classes keep it. `training_data` and `metrics` are lists of
+    flat tables;
     `sha256` is `checkpoint.weights_digest` of the tensors.
 
     Raises CheckpointError for values that no model can mean (`from_json` does so for a file).
@@ -51,6 +60,7 @@ class ModelCard:
     percentiles: tuple[float, float] = (2.0, 98.0)
     join_threshold: float = 0.25
     least_area_m2: Mapping[str, float] = field(default_factory=dict)
+    score_calibration: Mapping[str, Knots] = field(default_factory=dict)
     training_data: tuple[Mapping[str, Any], ...] = ()
     metrics: tuple[Mapping[str, Any], ...] = ()
     description: str = ""
@@ -75,6 +85,10 @@ class ModelCard:
             "sha256 is not 64 hexadecimal digits": not _SHA256.fullmatch(self.sha256),
             "the schema has no classes": not len(self.schema),
         }
+        for name, knots in self.score_calibration.items():
+            known = any(c.name == name and c.is_thing for c in self.schema.classes)
+            checks[f"score_calibration names '{name}', which is no thing class"] = not known
+            checks[f"score_calibration of '{name}' does not rise within 0..1"] = not _rises(knots)
         for what, wrong in checks.items():
             if wrong:
                 raise CheckpointError(
@@ -84,6 +98,16 @@ class ModelCard:
     def min_area_m2(self, class_name: str) -> float:
         """Return the least area of a thing of this class, 0 when the card names none."""
         return float(self.least_area_m2.get(class_name, 0.0))
+
+    def calibrated(self, class_id: npt.NDArray[Any], score: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the scores of segments (n,) of classes (n,) after calibration; NaN stays."""
+        from geopanoptic.metrics import apply_calibration
+
+        out = score.copy()
+        for name, knots in self.score_calibration.items():
+            here = class_id == self.schema.by_name(name).id
+            out[here] = apply_calibration(knots, score[here])
+        return out
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as plain values; `from_json` reads them back as equal."""
@@ -155,6 +179,11 @@ def _checked(key: str, want: str, value: Any) -> Any:
     elif want == "Mapping[str, float]":
         ok = isinstance(value, dict) and all(map(_is_number, value.values()))
         value = {k: float(v) for k, v in value.items()} if ok else value
+    elif want == "Mapping[str, Knots]":
+        ok = isinstance(value, dict) and all(map(_is_knots, value.values()))
+        value = (
+            {k: tuple((float(x), float(y)) for x, y in v) for k, v in value.items()} if ok else {}
+        )
     else:
         ok = isinstance(value, dict)
     if not ok:
@@ -164,3 +193,16 @@ def _checked(key: str, want: str, value: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_knots(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(k, list) and len(k) == 2 and all(map(_is_number, k)) for k in value
+    )
+
+
+def _rises(knots: Knots) -> bool:
+    """Tell whether scores rise and calibrated ones do not fall, both within 0..1."""
+    return all(0 <= v <= 1 for k in knots for v in k) and all(
+        a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(knots)
+    )

@@ -203,11 +203,13 @@ def number_ids(plan: Plan, ids: Ids) -> tuple[npt.NDArray[np.int32], SegmentTabl
     keep[1:] = area[1:] >= plan.min_area_px[facts.class_id]
     final = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
     rows = np.flatnonzero(keep) - 1
+    # whole segments only are calibrated: the mean over tiles of a bent score is not the bent mean
+    score = plan.card.calibrated(facts.class_id, facts.score)
     table = SegmentTable(
         id=final[1:][rows].astype(np.int64),
         class_id=facts.class_id[rows].astype(np.uint8),
         area_px=area[1:][rows],
-        score=facts.score[rows].astype(np.float32),
+        score=score[rows].astype(np.float32),
         bbox=np.zeros((len(rows), 4), np.int32),
         touches_edge=ids.touches_edge[rows],
         on_seam=facts.on_seam[rows],
