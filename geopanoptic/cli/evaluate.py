@@ -90,6 +90,20 @@ from geopanoptic.cli.options import json_option, names
     metavar="NAME",
     help="A truth class that is not judged; may be repeated.",
 )
+@click.option(
+    "--series",
+    is_flag=True,
+    help="The pairs are the dates of one series, in time order, and an id is one object over "
+    "time: also SCOT, VPQ, STQ. Of vector files: one pair with columns id and date.",
+)
+@click.option(
+    "--vpq-windows",
+    default=4,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="VPQ over runs of 1 .. K dates.",
+)
 @click.option("--class-map", metavar="CSV", help="Truth classes to the prediction's: from,to.")
 @click.option(
     "--resample-truth",
@@ -148,6 +162,8 @@ def evaluate(pred: str, truth: str, more: tuple[tuple[str, str], ...], as_json: 
     geopanoptic evaluate town.panoptic truth.gpkg
     geopanoptic evaluate town.panoptic truth.panoptic --html town.html --errors town-errors.gpkg
     geopanoptic evaluate pred.json truth.json --fail-below pq=0.45
+    geopanoptic evaluate a20.panoptic t20.panoptic --pair a21.panoptic t21.panoptic --series
+    geopanoptic evaluate tracks.gpkg truth.geojson --series
     """
     import time
 

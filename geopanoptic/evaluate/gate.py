@@ -97,6 +97,7 @@ def figure(result: Mapping[str, Any], name: str, strict: bool = True) -> float |
         return None
     known = ["pq", "sq", "rq", "pq_dagger", "miou", "oa", "f1", "ap"]
     known += [f"{c}.pq" for c in per_class] + ["things.pq", "stuff.pq", "boundary.pq"]
+    known += [f"series.{k}" for k in ("scot", "vpq", "stq") if k in result.get("series", {})]
     raise ConfigError(
         f"this evaluation has no figure '{name}'{nearest_name(name, known)}; "
         f"for example {', '.join(known[:6])} or CLASS.f1"

@@ -66,11 +66,35 @@ def headline(result: Mapping[str, Any]) -> list[str]:
             f"AP {shown(ap['ap'])}, AP50 {shown(ap['ap50'])}"
             + (f" ({ap['reason']})" if ap["ap"] is None and ap["reason"] else "")
         )
+    if "series" in result:
+        lines += series_lines(result["series"])
     if "objects" in result:
         lines += [
             f"{title}: " + ", ".join(f"{n} {word}" for word, n in result["objects"][side].items())
             for title, side in (("Truth objects", "truth"), ("Predictions", "pred"))
         ]
+    return lines
+
+
+def series_lines(series: Mapping[str, Any]) -> list[str]:
+    """Return the sentences about a series of dates."""
+    areas = series["per_aoi"].values()
+    track, change = (
+        sum(a[f"{k}_score"] for a in areas) / max(len(areas), 1) for k in ("track", "change")
+    )
+    scot = f"SCOT {shown(series['scot'])}"
+    if series["scot_undefined"]:
+        scot += f" (undefined: {series['scot_undefined']})"
+    lines = [
+        f"Series of {series['dates']} dates: {scot}, tracking {shown(track)} with "
+        f"{sum(a['mm'] for a in areas)} mismatches, change {shown(change)}, removed F1 "
+        f"{shown(series['removed_f1'])}"
+    ]
+    if "vpq" in series:
+        lines.append(
+            f"VPQ {shown(series['vpq'])} (windows of 1 to {len(series['vpq_windows'])} dates), "
+            f"STQ {shown(series['stq'])} (AQ {shown(series['aq'])}, mIoU {shown(series['iou'])})"
+        )
     return lines
 
 

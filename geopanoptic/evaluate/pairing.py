@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from geopanoptic.errors import SceneError
+from geopanoptic.errors import SceneError, SchemaError
 from geopanoptic.evaluate.classes import ClassChoice, CommonClasses, common_classes
 from geopanoptic.evaluate.settings import EvaluateSettings
 from geopanoptic.evaluate.sources import Limits, on_grid
@@ -59,6 +59,7 @@ def make_pairs(named: Sequence[tuple[MapLike, MapLike]], settings: EvaluateSetti
     opened: list[tuple[PanopticMap, PanopticMap]] = []
     for pred, truth in named:
         opened += _open_pair(pred, truth, settings)
+    opened = _same_loose_classes(opened)
     if not opened:
         raise SceneError("there is nothing to evaluate: the truth holds no image")
     keep = settings.stuff_segments == "keep" or (
@@ -90,6 +91,25 @@ def make_pairs(named: Sequence[tuple[MapLike, MapLike]], settings: EvaluateSetti
         )
     has_objects = all(p.has_instances and t.has_instances for p, t in opened)
     return Pairs(tuple(pairs), first, has_objects, keep)
+
+
+def _same_loose_classes(
+    opened: list[tuple[PanopticMap, PanopticMap]],
+) -> list[tuple[PanopticMap, PanopticMap]]:
+    """Give bare rasters of several pairs the classes of all of them: one may lack some class."""
+    loose = [m for pair in opened for m in pair if m.loose_kinds]
+    if len(opened) < 2 or not loose:
+        return opened
+    specs = {c.id: c for m in loose for c in m.schema.classes}
+    specs |= {c.id: c for m in loose for c in m.schema.classes if c.is_thing}
+    try:
+        schema = LabelSchema(tuple(specs.values()))
+    except SchemaError:
+        return opened  # they name their classes differently: what follows tells of it
+    return [
+        tuple(replace(m, info=replace(m.info, schema=schema)) if m.loose_kinds else m for m in pair)  # type: ignore[misc]
+        for pair in opened
+    ]
 
 
 def _ground(georef: GeoRef, several: bool) -> tuple[int, int, int]:

@@ -95,7 +95,7 @@ def evaluate_polygons(
         for image in sorted({*truth.image, *pred.image}):
             label = f"#{image}" if image else ""
             scenes.append(
-                _scene(
+                compare_polygons(
                     (f"{pred_path}{label}", f"{truth_path}{label}"),
                     pred.take(pred.image == image),
                     truth.take(truth.image == image),
@@ -105,7 +105,7 @@ def evaluate_polygons(
             )
     things = frozenset(range(1, len(names) + 1))
     figures = Figures(scenes, names, things, settings, len(names))
-    return _result(figures, scenes, settings), scenes
+    return polygon_result(figures, scenes, settings), scenes
 
 
 def _read(
@@ -126,13 +126,14 @@ def _read(
     return p, t
 
 
-def _scene(
+def compare_polygons(
     names: tuple[str, str],
     pred: Polygons,
     truth: Polygons,
     classes: Sequence[str],
     settings: EvaluateSettings,
 ) -> PolygonScene:
+    """Overlay two sets of polygons: `names` of prediction and truth, `classes` numbered from 1."""
     import shapely
 
     number = {name: k for k, name in enumerate(classes, 1)}
@@ -192,9 +193,10 @@ def _true_m2(polygons: Polygons) -> Floats:
     return np.array([abs(geod.geometry_area_perimeter(g)[0]) for g in lonlat])
 
 
-def _result(
+def polygon_result(
     figures: Figures, scenes: Sequence[PolygonScene], settings: EvaluateSettings
 ) -> dict[str, Any]:
+    """Return the result object of compared polygons: plain values, None where undefined."""
     result: dict[str, Any] = {}
     for group in ("all", "things", "stuff"):
         m = figures.stats.mean(figures.groups[group])

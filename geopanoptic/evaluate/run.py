@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from geopanoptic.errors import ConfigError
 from geopanoptic.evaluate.pairing import MapLike, both_vector, make_pairs
 from geopanoptic.evaluate.polygons import PolygonScene, evaluate_polygons
 from geopanoptic.evaluate.scene import Scene
+from geopanoptic.evaluate.series import map_series
 from geopanoptic.evaluate.settings import EvaluateSettings
 from geopanoptic.evaluate.summary import summarise
 from geopanoptic.evaluate.walk import Progress, Walk, count_pairs
@@ -73,8 +75,9 @@ def evaluate(
 
     Both may be a map directory, COCO panoptic X.json (with X/), 'SEMANTIC.tif,INSTANCES.tif', a
     class raster, a vector file, an open PanopticMap, or equally long lists of these, whose
-    statistics are summed. `engine`: where blocks are counted (default: threads of this process).
-    `walk` = (edge of a block in px, progress callback): neither changes a figure.
+    statistics are summed; with `settings.series` they are the dates of one series. `engine`: where
+    blocks are counted (default: threads of this process). `walk` = (edge of a block in px,
+    progress callback): neither changes a figure.
 
     Raises SceneError, SchemaError, StoreError or ConfigError, each with the cure.
     """
@@ -84,7 +87,7 @@ def evaluate(
     named = list(zip(preds, truths, strict=True))
     outputs.check()
     if both_vector(named):
-        result, compared = evaluate_polygons(_paths(named), settings)
+        result, compared = _polygon_figures(_paths(named), settings)
         return _written(Evaluation(result, polygons=tuple(compared)), outputs)
     pairs = make_pairs(named, settings)
     spec = engine or EngineSpec(threads=min(available_cores(), 4))
@@ -93,7 +96,25 @@ def evaluate(
         Scene.of(pair, count, pairs, settings)
         for pair, count in zip(pairs.pairs, counted, strict=True)
     )
-    return _written(Evaluation(summarise(scenes, pairs, settings), scenes), outputs)
+    result = summarise(scenes, pairs, settings)
+    if settings.series:
+        result["series"], warnings = map_series(scenes, pairs, settings)
+        result["warnings"] += warnings
+    return _written(Evaluation(result, scenes), outputs)
+
+
+def _polygon_figures(
+    named: list[tuple[str | Path, str | Path]], settings: EvaluateSettings
+) -> tuple[dict[str, Any], list[PolygonScene]]:
+    if not settings.series:
+        return evaluate_polygons(named, settings)
+    if len(named) > 1:
+        raise ConfigError(
+            f"--series takes one vector file with all dates on each side, not {len(named)} pairs"
+        )
+    from geopanoptic.evaluate.polygon_series import evaluate_polygon_series
+
+    return evaluate_polygon_series(*named[0], settings)
 
 
 def _paths(named: Sequence[tuple[MapLike, MapLike]]) -> list[tuple[str | Path, str | Path]]:

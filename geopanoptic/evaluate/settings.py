@@ -26,6 +26,8 @@ class EvaluateSettings:
     `resample_truth`: bring the truth to the prediction's grid by nearest neighbour.
     `aoi`, `mask`: polygons to judge; raster (0) or polygons to leave out.
     `crowd_field`, `truth_class_field`, `pred_class_field`: attributes of vector files.
+    `series`: the pairs are the dates of one series in time order, and an id is one object over
+    time; `vpq_windows`: VPQ over 1 .. so many dates.
     """
 
     metrics: tuple[str, ...] = CHEAP
@@ -44,6 +46,8 @@ class EvaluateSettings:
     crowd_field: str | None = None
     truth_class_field: str | None = None
     pred_class_field: str | None = None
+    series: bool = False
+    vpq_windows: int = 4
 
     def __post_init__(self) -> None:
         for name in self.metrics:
@@ -58,6 +62,8 @@ class EvaluateSettings:
             raise ConfigError("--min-area and --bootstrap must not be negative")
         if self.max_dets is not None and self.max_dets < 1:
             raise ConfigError(f"--max-dets {self.max_dets} must be at least 1")
+        if self.vpq_windows < 1:
+            raise ConfigError(f"--vpq-windows {self.vpq_windows} must be at least 1")
         if self.boundary is not None:
             Tolerance.read(self.boundary)
 
