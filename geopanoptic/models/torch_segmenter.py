@@ -17,6 +17,7 @@ from geopanoptic.models.card import ModelCard
 from geopanoptic.models.checkpoint import read_header, read_tensors
 from geopanoptic.models.decode import SeededDecoder
 from geopanoptic.models.dense import DenseArgs, build_dense
+from geopanoptic.models.fold import fold_batch_norm
 from geopanoptic.models.segmenter import Fields, Segmented
 
 # Stuff is decided on probabilities averaged over this many pixels a side: single pixels of one
@@ -46,6 +47,7 @@ def load_torch(path: Path, device: str = "cpu", threads: int | None = None) -> T
     fill(net, tensors, str(path))
     if threads is not None:
         torch.set_num_threads(threads)
+    net = fold_batch_norm(net, len(header.card.bands))
     return TorchSegmenter(header.card, net, _device(device))
 
 
@@ -77,6 +79,17 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CheckpointError(f"the device '{name}' is not there; use --device cpu")
     return device
+
+
+def box_mean(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Average (n, c, h, w) over `size` x `size` pixels (odd), over those that exist at the rim.
+
+    Down the columns, then along the rows: the same mean as in one go, for 2/5 of the work at 5.
+    """
+    for kernel in ((size, 1), (1, size)):
+        pad = tuple(k // 2 for k in kernel)
+        x = F.avg_pool2d(x, kernel, 1, pad, count_include_pad=False)
+    return x
 
 
 class TorchSegmenter:
@@ -116,9 +129,7 @@ class TorchSegmenter:
             y = self.net((x - self._mean) * self._scale)[..., :rows, :cols]
             strength = y[:, self._distance].sigmoid() * (-y[:, self._contact]).sigmoid()
             semantic = y[:, : len(self.card.schema)].softmax(1)
-            semantic[:, self._stuff] = F.avg_pool2d(
-                semantic[:, self._stuff], SMOOTH_PX, 1, SMOOTH_PX // 2, count_include_pad=False
-            )
+            semantic[:, self._stuff] = box_mean(semantic[:, self._stuff], SMOOTH_PX)
             return {
                 "semantic": semantic.cpu().numpy(),
                 "strength": strength.cpu().numpy(),
