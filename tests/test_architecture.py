@@ -22,7 +22,7 @@ LAYERS = {
     2: {"stitch", "polygons", "metrics", "matching"},
     3: {"models", "raster", "vector", "store", "report"},
     4: {"workers", "dataset", "panoptic_map"},
-    5: {"predict", "train", "evaluate", "export", "change", "track"},
+    5: {"predict", "train", "evaluate", "export", "change", "track", "area"},
     6: {"cli"},
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
@@ -30,7 +30,7 @@ LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
 SAME_LAYER = {
     ("config", "errors"), ("grid", "errors"), ("georef", "errors"), ("georef", "grid"),
     ("schema", "errors"),
-    ("metrics", "matching"),
+    ("metrics", "matching"), ("dataset", "panoptic_map"),
     ("raster", "store"), ("vector", "store"),
 }  # fmt: skip
 HEAVY = {"torch", "dask", "distributed", "rasterio", "segmentation_models_pytorch", "timm"}

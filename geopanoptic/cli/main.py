@@ -22,6 +22,8 @@ from geopanoptic.errors import GeoPanopticError
 COMMANDS = {
     "predict": "Make a panoptic map (polygons, rasters) of a scene.",
     "evaluate": "Score a map against the truth: Panoptic Quality and more.",
+    "sample": "Draw pixels to interpret, for areas with uncertainty.",
+    "area": "Estimate areas with uncertainty from interpreted pixels.",
     "export": "Write a map in another format.",
     "info": "Describe a scene, a map or a model file.",
     "check": "Check that a map keeps its promises.",

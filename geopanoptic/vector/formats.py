@@ -21,7 +21,7 @@ from geopanoptic.schema import LabelSchema
 from geopanoptic.vector.geopackage import Layers, describe, publish, space_left, write_gpkg
 from geopanoptic.vector.specs import GEOMETRY, LayerSpec
 from geopanoptic.vector.streaming import Stream
-from geopanoptic.vector.styles import Style
+from geopanoptic.vector.styles import LayerStyle
 
 SUFFIXES = (".gpkg", ".parquet", ".fgb", ".geojson")
 _ROW_GROUP = 50_000
@@ -50,7 +50,7 @@ def write_vectors(
     crs_wkt: str | None,
     schema: LabelSchema,
     *,
-    styles: Mapping[str, Style] | None = None,
+    styles: Mapping[str, LayerStyle] | None = None,
 ) -> dict[str, int]:
     """Write layers to vector files by the suffix of `path`; return the features of each layer.
 

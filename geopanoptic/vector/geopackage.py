@@ -18,7 +18,7 @@ from geopanoptic.errors import StoreError, nearest_name
 from geopanoptic.schema import LabelSchema
 from geopanoptic.vector.specs import GEOMETRY, KNOWN, LayerSpec
 from geopanoptic.vector.streaming import Stream
-from geopanoptic.vector.styles import Style, default_styles
+from geopanoptic.vector.styles import LayerStyle, default_styles
 
 Layers = Mapping[str | LayerSpec, Iterable[pa.RecordBatch]]
 
@@ -39,7 +39,7 @@ def write_gpkg(
     crs_wkt: str | None,
     schema: LabelSchema,
     *,
-    styles: Mapping[str, Style] | None = None,
+    styles: Mapping[str, LayerStyle] | None = None,
 ) -> dict[str, int]:
     """Write layers to a GeoPackage; return the number of features of each.
 
@@ -148,7 +148,7 @@ def _write_layer(
     return stream.rows
 
 
-def _add_styles(db: sqlite3.Connection, styles: Mapping[str, Style]) -> None:
+def _add_styles(db: sqlite3.Connection, styles: Mapping[str, LayerStyle]) -> None:
     """Append QGIS's `layer_styles` table; what it must hold was measured, not documented.
 
     f_geometry_column must be the real one, f_table_schema must be '' (not NULL) and update_time

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from xml.sax.saxutils import quoteattr
 
 from geopanoptic.schema import ClassSpec, LabelSchema
+
+
+class LayerStyle(Protocol):
+    """Whatever can say in QML how QGIS is to draw a layer."""
+
+    def to_qml(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Style:
         )
 
 
-def default_styles(schema: LabelSchema) -> dict[str, Style]:
+def default_styles(schema: LabelSchema) -> dict[str, LayerStyle]:
     """Return the styles of a map's layers: things outlined, stuff filled."""
     return {
         "things": Style.of_classes(schema.things, outlined=True),
