@@ -208,8 +208,8 @@ class Offset:
     """How far the after objects lie from the before ones, and how well that is known.
 
     `dx`, `dy`: median difference of centroids, after minus before, map units; `dx_m`, `dy_m` the
-    same in true metres east and north. `n`: pairs used, `candidates`: pairs at hand, `mad_m`: the
-    median distance of the pairs' differences from the median, metres. `applied`: whether it is
+    same in true metres along the map's axes. `n`: pairs that agree, `candidates`:
+    pairs at hand, `mad_m`: median absolute deviation of the pairs' differences, of the worse axis. `applied`: whether it is
     large and certain enough to be taken off, `reason`: why or why not.
     """
 
@@ -222,3 +222,8 @@ class Offset:
     mad_m: float
     applied: bool
     reason: str
+
+    @property
+    def taken(self) -> tuple[float, float]:
+        """What to give to `Common(offset=...)`: (dx, dy) when it is applied, else no offset."""
+        return (self.dx, self.dy) if self.applied else (0.0, 0.0)
