@@ -57,7 +57,9 @@ if TYPE_CHECKING:
 @click.option("--halo", type=int, metavar="N", help="Extra pixels around a core. [the card's]")
 @click.option("--batch", type=click.IntRange(min=1), default=1, help="Tiles per network call.")
 @engine_options
-@click.option("--work-dir", type=click.Path(path_type=Path), help="Keep finished tiles here.")
+@click.option(
+    "--work-dir", metavar="DIR", help="Keep finished tiles here: a folder, or s3://bucket/job."
+)
 @click.option("--fresh", is_flag=True, help="Forget the finished tiles of an earlier run.")
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file with these options.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")

@@ -15,7 +15,7 @@ from geopanoptic.grid import RegionGrid, TileGrid, Tiling, Window
 from geopanoptic.models import ModelCard, Segmenter, check_model
 from geopanoptic.predict.settings import PredictSettings
 from geopanoptic.raster import Area, ReadRequest, Scene, WorkingScene
-from geopanoptic.store import JobRef, PartStore
+from geopanoptic.store import JobRef, ObjectParts, PartStore
 
 # Networks halve their input up to five times; what they see starts on multiples of this, counted
 # from the map's origin, so that a pixel falls on the same place in every window.
@@ -57,7 +57,7 @@ class Plan:
     def regions(self) -> RegionGrid:
         return RegionGrid(self.grid, self.k)
 
-    def parts(self, kind: str) -> PartStore:
+    def parts(self, kind: str) -> PartStore | ObjectParts:
         """Return the store of one kind of part files of this run's work directory."""
         assert self.job is not None, "a plan without a job has no parts"
         return self.job.parts(kind)
@@ -65,9 +65,7 @@ class Plan:
     def files_folder(self) -> Path:
         """Return the folder of the work directory for whole files, making it."""
         assert self.job is not None
-        folder = Path(self.job.root) / "files"
-        folder.mkdir(exist_ok=True)
-        return folder
+        return self.job.files_folder()
 
     def seen_window(self, index: int) -> Window:
         """Return what the network sees of a tile: its window, at the scene's rim with a margin.

@@ -24,7 +24,7 @@ from geopanoptic.predict.publish import publish
 from geopanoptic.predict.rasters import Rasters, write_rasters
 from geopanoptic.predict.settings import PredictSettings, Products
 from geopanoptic.raster import Scene
-from geopanoptic.store import Job, check_output
+from geopanoptic.store import check_output, open_job
 from geopanoptic.workers import Engine, EngineSpec, open_engine, trim_heap
 
 # Called with (stage, done, total); pixels for 'infer', steps for the other stages.
@@ -35,12 +35,13 @@ Progress = Callable[[str, int, int], None]
 class Execution:
     """How a run is carried out; none of it changes the map.
 
-    `work_dir`: where finished tiles are kept (default: `<first output>.gpjob`, removed at the
-    end). `fresh`: forget what an earlier run left there. `batch`: tiles per network call.
+    `work_dir`: where finished tiles are kept, a folder or an address like ``s3://bucket/job``
+    (default: `<first output>.gpjob`, removed at the end). `fresh`: forget what an earlier run left
+    there. `batch`: tiles per network call.
     """
 
     engine: EngineSpec = field(default_factory=EngineSpec)
-    work_dir: Path | None = None
+    work_dir: Path | str | None = None
     fresh: bool = False
     batch: int = 1
     progress: Progress | None = None
@@ -114,7 +115,8 @@ def run(
             if path.suffix.lower() == ".geojson":
                 plan.scene.georef.need_metres(f"{path}: GeoJSON, always in degrees,")
     work_dir = execution.work_dir or products.paths[0].with_name(products.paths[0].name + ".gpjob")
-    with Job.open(work_dir, plan.fingerprint(), fresh=execution.fresh) as job:
+    files = products.paths[0].with_name(products.paths[0].name + ".gpfiles")
+    with open_job(work_dir, plan.fingerprint(), files=files, fresh=execution.fresh) as job:
         with open_engine(execution.engine) as engine:
             plan = replace(
                 plan,

@@ -23,6 +23,7 @@ from typing import IO, Any, Self
 
 from geopanoptic.errors import StoreError
 from geopanoptic.store import disk
+from geopanoptic.store.objects import ObjectParts, is_object_store
 from geopanoptic.store.parts import PARTS_DIRECTORY, PartStore, temporary_name
 
 MANIFEST = "job.json"
@@ -35,14 +36,28 @@ _OURS = {MANIFEST, _LOCK, PARTS_DIRECTORY, _FILES}
 
 @dataclass(frozen=True, slots=True)
 class JobRef:
-    """What a worker needs to reach the parts of a job: about 200 bytes when pickled, no lock."""
+    """What a worker needs to reach the parts of a job: about 200 bytes when pickled, no lock.
+
+    `root`: a folder, or an address like ``s3://bucket/job``; `files`: the coordinator's folder
+    for whole files (default: within the root).
+    """
 
     root: str
     fingerprint: str
+    files: str = ""
 
-    def parts(self, kind: str) -> PartStore:
+    def parts(self, kind: str) -> PartStore | ObjectParts:
         """Open the parts of this kind, in whatever process this is."""
+        if is_object_store(self.root):
+            return ObjectParts(self.root, kind, self.fingerprint)
         return PartStore(Path(self.root), kind, self.fingerprint)
+
+    def files_folder(self) -> Path:
+        """Return the folder of the coordinator for whole files, making it."""
+        folder = Path(self.files) if self.files else Path(self.root) / _FILES
+        with disk.store_errors(folder, "making"):
+            disk.make_directory(folder)
+        return folder
 
 
 class Job:
@@ -69,7 +84,7 @@ class Job:
         other inputs (naming each key that differs), holds other things, or cannot be written.
         """
         root = root.absolute()
-        wanted = json.loads(_canonical(fingerprint))
+        wanted = normalised(fingerprint)
         with disk.store_errors(root, "making the work directory"):
             _refuse_foreign(root)
             disk.make_directory(root)
@@ -83,7 +98,7 @@ class Job:
         except BaseException:
             lock.close()
             raise
-        return cls(root, _digest(wanted), lock, resumed=resumed)
+        return cls(root, digest(wanted), lock, resumed=resumed)
 
     @property
     def ref(self) -> JobRef:
@@ -92,14 +107,11 @@ class Job:
 
     def parts(self, kind: str) -> PartStore:
         """Return the parts of this kind ('infer', 'seam', ...)."""
-        return self.ref.parts(kind)
+        return PartStore(self.root, kind, self.fingerprint)
 
     def file(self, name: str) -> Path:
         """Return the path of a file that this run may keep in its work directory."""
-        folder = self.root / _FILES
-        with disk.store_errors(folder, "making"):
-            disk.make_directory(folder)
-        return folder / name
+        return self.ref.files_folder() / name
 
     def remove(self) -> None:
         """Delete everything of this job, at the end of a run that needs it no more."""
@@ -130,7 +142,14 @@ def _canonical(fingerprint: dict[str, Any]) -> str:
     return json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _digest(fingerprint: dict[str, Any]) -> str:
+def normalised(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """Return a fingerprint as it will be read back: tuples are lists, keys are text."""
+    plain: dict[str, Any] = json.loads(_canonical(fingerprint))
+    return plain
+
+
+def digest(fingerprint: dict[str, Any]) -> str:
+    """Return the short name of a normalised fingerprint."""
     return hashlib.sha256(_canonical(fingerprint).encode()).hexdigest()[:32]
 
 
@@ -142,10 +161,15 @@ def _refuse_foreign(root: Path) -> None:
         return
     foreign = [p.name for p in root.iterdir() if p.name not in _OURS and not _is_temporary(p)]
     if foreign:
-        raise StoreError(
-            f"{root} is no work directory of geopanoptic and not empty (it holds {foreign[0]!r} "
-            f"and {len(foreign) - 1} other things); choose an empty or new --work-dir"
-        )
+        raise foreign_error(root, foreign)
+
+
+def foreign_error(root: Path | str, foreign: list[str]) -> StoreError:
+    """Make the error for a work directory that holds other things."""
+    return StoreError(
+        f"{root} is no work directory of geopanoptic and not empty (it holds {foreign[0]!r} "
+        f"and {len(foreign) - 1} other things); choose an empty or new --work-dir"
+    )
 
 
 def _take_lock(root: Path) -> IO[str]:
@@ -156,18 +180,23 @@ def _take_lock(root: Path) -> IO[str]:
     except BlockingIOError:
         holder = _holder(file.read())
         file.close()
-        raise StoreError(
-            f"the work directory {root} is in use by another run ({holder}); wait for it, stop "
-            "it, or choose another --work-dir"
-        ) from None
+        raise in_use(root, holder) from None
     except BaseException:
         file.close()
         raise
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
     file.truncate(0)
     file.write(json.dumps(mine))
     file.flush()
     return file
+
+
+def in_use(root: Path | str, holder: str) -> StoreError:
+    """Make the error for a work directory that another run has locked."""
+    return StoreError(
+        f"the work directory {root} is in use by another run ({holder}); wait for it, stop "
+        "it, or choose another --work-dir"
+    )
 
 
 def _holder(text: str) -> str:
@@ -178,7 +207,8 @@ def _holder(text: str) -> str:
         return "it has not said which yet"
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as manifests and locks write it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
@@ -204,15 +234,27 @@ def _agree(root: Path, wanted: dict[str, Any]) -> bool:
     """Write the manifest, or check the one that is there; tell whether it was there."""
     manifest = root / MANIFEST
     if not manifest.exists():
-        content = {"format": FORMAT, "version": VERSION, "created": _now(), "fingerprint": wanted}
         temporary = root / temporary_name(MANIFEST)
-        disk.write_new(temporary, [json.dumps(content, indent=1).encode()])
+        disk.write_new(temporary, [manifest_text(wanted)])
         try:
             disk.link_new(temporary, manifest)
         finally:
             temporary.unlink(missing_ok=True)
         return False
-    found = _read_manifest(manifest)
+    check_manifest(manifest.read_bytes(), manifest, wanted)
+    return True
+
+
+def manifest_text(wanted: dict[str, Any]) -> bytes:
+    """Return the bytes of a new job's manifest."""
+    content = {"format": FORMAT, "version": VERSION, "created": now(), "fingerprint": wanted}
+    return json.dumps(content, indent=1).encode()
+
+
+def check_manifest(text: bytes, manifest: Path | str, wanted: dict[str, Any]) -> None:
+    """Raise StoreError when the manifest is damaged or its fingerprint is not the `wanted` one."""
+    found = _parse_manifest(text, manifest)
+    root = str(manifest).removesuffix(f"/{MANIFEST}")
     changes = list(differences(found, wanted))
     if changes:
         shown = "; ".join(changes[:8]) + (f"; and {len(changes) - 8} more" if changes[8:] else "")
@@ -220,13 +262,12 @@ def _agree(root: Path, wanted: dict[str, Any]) -> bool:
             f"the work directory {root} was made for other inputs. What differs: {shown}. "
             "Use --fresh to start anew (its finished parts are lost) or another --work-dir"
         )
-    return True
 
 
-def _read_manifest(manifest: Path) -> dict[str, Any]:
+def _parse_manifest(text: bytes, manifest: Path | str) -> dict[str, Any]:
     cure = "use --fresh to start anew, or another --work-dir"
     try:
-        content = json.loads(manifest.read_text("utf-8"))
+        content = json.loads(text.decode("utf-8"))
         version = content["version"] if content["format"] == FORMAT else None
         fingerprint: dict[str, Any] = content["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -112,16 +112,21 @@ def read_header(path: Path) -> Header:
     Raises FileNotFoundError when there is none, StoreError when it is damaged.
     """
     with path.open("rb") as file:
-        prefix = file.read(_PREFIX.size)
-        if len(prefix) < _PREFIX.size:
-            raise damaged(path, f"it has only {len(prefix)} bytes")
-        magic, length, crc = _PREFIX.unpack(prefix)
-        if magic != MAGIC or length > _MAX_HEADER:
-            raise damaged(path, f"it begins with {magic!r}, not {MAGIC!r}")
-        raw = file.read(length)
-        if len(raw) < length or zlib.crc32(raw) != crc:
-            raise damaged(path, "its header fails its checksum")
-        size = file.seek(0, 2)
+        return parse_header(file, path)
+
+
+def parse_header(file: BinaryIO, path: Path | str) -> Header:
+    """Do as `read_header` with an open file; `path` is its name in messages."""
+    prefix = file.read(_PREFIX.size)
+    if len(prefix) < _PREFIX.size:
+        raise damaged(path, f"it has only {len(prefix)} bytes")
+    magic, length, crc = _PREFIX.unpack(prefix)
+    if magic != MAGIC or length > _MAX_HEADER:
+        raise damaged(path, f"it begins with {magic!r}, not {MAGIC!r}")
+    raw = file.read(length)
+    if len(raw) < length or zlib.crc32(raw) != crc:
+        raise damaged(path, "its header fails its checksum")
+    size = file.seek(0, 2)
     fields = json.loads(raw)
     header = Header(**fields, start=_PREFIX.size + length)
     if size != header.file_size:
@@ -134,12 +139,19 @@ def read_arrays(path: Path, header: Header, names: Sequence[str] | None) -> dict
 
     Raises StoreError when a section is damaged, KeyError for a name the part does not hold.
     """
-    wanted = list(header.sections) if names is None else names
     with path.open("rb") as file:
-        return {name: _read_section(file, path, header, name) for name in wanted}
+        return parse_arrays(file, path, header, names)
 
 
-def _read_section(file: Any, path: Path, header: Header, name: str) -> Array:
+def parse_arrays(
+    file: BinaryIO, path: Path | str, header: Header, names: Sequence[str] | None
+) -> dict[str, Array]:
+    """Do as `read_arrays` with an open file; `path` is its name in messages."""
+    wanted = list(header.sections) if names is None else names
+    return {name: _read_section(file, path, header, name) for name in wanted}
+
+
+def _read_section(file: BinaryIO, path: Path | str, header: Header, name: str) -> Array:
     if name not in header.sections:
         raise KeyError(f"part {path} holds {', '.join(header.sections)}; it has no {name!r}")
     section = header.sections[name]
@@ -155,7 +167,7 @@ def _read_section(file: Any, path: Path, header: Header, name: str) -> Array:
     return flat.reshape(shape)
 
 
-def damaged(path: Path, why: str) -> StoreError:
+def damaged(path: Path | str, why: str) -> StoreError:
     """Make the error for a damaged part, with the cure."""
     return StoreError(
         f"the part {path} is damaged: {why}; delete that file and run the same command again "

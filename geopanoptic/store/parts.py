@@ -41,9 +41,8 @@ class PartStore:
         assert self.kind.isidentifier(), f"a kind of parts is a plain word, not {self.kind!r}"
 
     def path(self, key: int) -> Path:
-        """Return where the part of this key lies: 256 folders share the files."""
-        assert key >= 0, f"a key is a number >= 0, not {key}"
-        return self._folder / f"{key % 256:02x}" / f"{key:08d}.part"
+        """Return where the part of this key lies."""
+        return self._folder / part_name(key)
 
     @property
     def _folder(self) -> Path:
@@ -125,14 +124,29 @@ class PartStore:
                 header = read_header(path)
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                raise StoreError(
-                    f"the part {path} is not there; run the same command again to compute it"
-                ) from None
+                raise missing(path) from None
             raise
-        if (header.fingerprint, header.kind, header.key) != (self.fingerprint, self.kind, key):
-            raise StoreError(
-                f"the part {path} belongs to another job ({header.kind} {header.key} of "
-                f"{header.fingerprint[:8]}, not {self.kind} {key} of {self.fingerprint[:8]}); "
-                "delete it and run the same command again"
-            )
+        check_identity(header, (self.fingerprint, self.kind, key), path)
         return header
+
+
+def part_name(key: int) -> str:
+    """Return the folder and name of the part of this key: 256 folders share the files."""
+    assert key >= 0, f"a key is a number >= 0, not {key}"
+    return f"{key % 256:02x}/{key:08d}.part"
+
+
+def missing(path: Path | str) -> StoreError:
+    """Make the error for a part that is not there."""
+    return StoreError(f"the part {path} is not there; run the same command again to compute it")
+
+
+def check_identity(header: Header, wanted: tuple[str, str, int], path: Path | str) -> None:
+    """Raise StoreError unless the part is of the `wanted` (fingerprint, kind, key)."""
+    fingerprint, kind, key = wanted
+    if (header.fingerprint, header.kind, header.key) != wanted:
+        raise StoreError(
+            f"the part {path} belongs to another job ({header.kind} {header.key} of "
+            f"{header.fingerprint[:8]}, not {kind} {key} of {fingerprint[:8]}); "
+            "delete it and run the same command again"
+        )
