@@ -43,10 +43,10 @@ EVENT_COLUMNS = {
     "below_mmu": "flag",
     "score_before": "float",
     "score_after": "float",
+    "confidence": "float",
     "existence": "float",
     "absence": "float",
     "margin": "float",
-    "confidence": "float",
 }
 _NO_DIRECTION_M = 1e-3
 

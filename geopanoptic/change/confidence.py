@@ -46,10 +46,10 @@ def confidence_columns(
     return {
         "score_before": score_b,
         "score_after": score_a,
+        "confidence": confidence,
         "existence": existence,
         "absence": absence,
         "margin": margin,
-        "confidence": confidence,
     }
 
 

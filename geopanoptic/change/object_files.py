@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyproj
 import shapely
 
-from geopanoptic.change.objects import Floats, Geometries, ObjectSet
+from geopanoptic.change.objects import UNNAMED, Floats, Geometries, ObjectSet
 from geopanoptic.errors import SceneError, nearest_name
 from geopanoptic.georef import metre_frame
 from geopanoptic.grid import Window
@@ -34,7 +34,7 @@ class ObjectFields:
     id_field: str | None = None
     class_field: str | None = None
     layer: str | None = None
-    only_class: str = "object"
+    only_class: str = UNNAMED
 
 
 def read_objects(path: str | Path, fields: ObjectFields | None = None) -> ObjectSet:

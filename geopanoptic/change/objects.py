@@ -25,6 +25,7 @@ STATUSES = (
     "unchanged", "added", "removed", "grown", "shrunk", "modified", "reclassified", "split",
     "merged", "complex", "unobserved",
 )  # fmt: skip
+UNNAMED = "object"  # the class of objects whose file names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +209,9 @@ class Offset:
     """How far the after objects lie from the before ones, and how well that is known.
 
     `dx`, `dy`: median difference of centroids, after minus before, map units; `dx_m`, `dy_m` the
-    same in true metres along the map's axes. `n`: pairs that agree, `candidates`:
-    pairs at hand, `mad_m`: median absolute deviation of the pairs' differences, of the worse axis. `applied`: whether it is
-    large and certain enough to be taken off, `reason`: why or why not.
+    same in true metres along the map's axes. `n`: pairs that agree, `candidates`: pairs at hand,
+    `mad_m`: median absolute deviation of the pairs' differences, of the worse axis. `applied`:
+    whether it is large and certain enough to be taken off, `reason`: why or why not.
     """
 
     dx: float

@@ -10,7 +10,7 @@ import shapely
 
 from geopanoptic.change.frame import MetricFrame
 from geopanoptic.change.geometry import cut, shared_area
-from geopanoptic.change.objects import Bools, Common, Floats, Geometries, Ints, ObjectSet
+from geopanoptic.change.objects import UNNAMED, Bools, Common, Floats, Geometries, Ints, ObjectSet
 
 WHOLE = 1.0 - 1e-6  # an observed share above this is 1, but for rounding
 
@@ -70,7 +70,12 @@ class Pairs:
 def class_keys(
     before: ObjectSet, after: ObjectSet, compatible: Sequence[Sequence[str]]
 ) -> tuple[Ints, Ints]:
-    """Return a number for every object, equal where the classes count as one."""
+    """Return a number for every object, equal where the classes count as one.
+
+    All are one class when a date names none.
+    """
+    if any(len(s) and (s.class_names == UNNAMED).all() for s in (before, after)):
+        return np.zeros(len(before), np.int64), np.zeros(len(after), np.int64)
     joined = {name: min(group) for group in compatible for name in group}
     names = sorted({*before.class_names.tolist(), *after.class_names.tolist()})
     shown = sorted({joined.get(n, n) for n in names})

@@ -21,12 +21,13 @@ class Style:
     """Draw features by the value of `attribute`: rows of (value, label, '#rrggbb').
 
     `outlined` features have an almost clear fill in their colour and a strong outline; others
-    are filled and have none.
+    are filled and have none. `line`: the layer holds lines.
     """
 
     attribute: str
     categories: tuple[tuple[str, str, str], ...]
     outlined: bool = False
+    line: bool = False
 
     @classmethod
     def of_classes(cls, classes: Sequence[ClassSpec], *, outlined: bool) -> Style:
@@ -49,11 +50,13 @@ class Style:
             'forceraster="0" symbollevels="0" enableorderby="0">'
             f"<categories>{''.join(categories)}</categories>"
             f"<symbols>{''.join(symbols)}</symbols>"
-            "</renderer-v2><layerGeometryType>2</layerGeometryType></qgis>"
+            f"</renderer-v2><layerGeometryType>{1 if self.line else 2}</layerGeometryType></qgis>"
         )
 
     def _symbol(self, name: int, color: str) -> str:
         rgb = tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
+        if self.line:
+            return self._line(name, ",".join(map(str, rgb)) + ",255")
         fill = ",".join(map(str, rgb)) + (",90" if self.outlined else ",255")
         dark = ",".join(str(v * 7 // 10) for v in rgb) + ",255"
         options = {
@@ -70,6 +73,23 @@ class Style:
         return (
             f'<symbol type="fill" name="{name}" alpha="1" clip_to_extent="1" force_rhr="0">'
             '<layer class="SimpleFill" enabled="1" locked="0" pass="0">'
+            f'<Option type="Map">{rows}</Option></layer></symbol>'
+        )
+
+    @staticmethod
+    def _line(name: int, color: str) -> str:
+        options = {
+            "line_color": color,
+            "line_style": "solid",
+            "line_width": "0.5",
+            "line_width_unit": "MM",
+        }
+        rows = "".join(
+            f'<Option type="QString" name="{k}" value="{v}"/>' for k, v in options.items()
+        )
+        return (
+            f'<symbol type="line" name="{name}" alpha="1" clip_to_extent="1" force_rhr="0">'
+            '<layer class="SimpleLine" enabled="1" locked="0" pass="0">'
             f'<Option type="Map">{rows}</Option></layer></symbol>'
         )
 
