@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "Score a map against the truth: Panoptic Quality and more.",
     "sample": "Draw pixels to interpret, for areas with uncertainty.",
     "area": "Estimate areas with uncertainty from interpreted pixels.",
+    "change": "Compare two dates: objects, land cover, areas.",
     "export": "Write a map in another format.",
     "info": "Describe a scene, a map or a model file.",
     "check": "Check that a map keeps its promises.",

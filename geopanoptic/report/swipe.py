@@ -4,8 +4,8 @@
         [Slide("map", png_uri(before), png_uri(after))], ("2011-05-01", "2011-05-24"),
         overlays=[Overlay("changes", png_uri(rgba), legend)])
 
-Pictures are data URIs, so nothing is fetched; the slider needs one line of script inside the fragment itself, and without
-scripts both pictures are seen half and half. Works by mouse, touch and keyboard.
+Pictures are data URIs, so nothing is fetched. The slider needs one line of script, which the
+fragment holds; without scripts both pictures are seen half and half.
 """
 
 from __future__ import annotations
