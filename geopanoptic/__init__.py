@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 # name -> the module it lives in
 _DOOR = {
+    "ChangeSettings": "change",
     "GeoPanopticError": "errors",
     "LabelSchema": "schema",
     "ModelCard": "models",
@@ -28,15 +29,19 @@ _DOOR = {
     "Scene": "raster",
     "TileGrid": "grid",
     "Tiling": "grid",
+    "change": "change",
     "evaluate": "evaluate",
     "load_model": "models",
     "predict": "predict",
     "predict_array": "predict",
+    "track": "track",
 }
 
 __all__ = ["__version__", *sorted(_DOOR)]
 
 if TYPE_CHECKING:
+    from geopanoptic.change import ChangeSettings as ChangeSettings
+    from geopanoptic.change import change as change
     from geopanoptic.errors import GeoPanopticError as GeoPanopticError
     from geopanoptic.evaluate import evaluate as evaluate
     from geopanoptic.grid import TileGrid as TileGrid
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
     from geopanoptic.predict import predict_array as predict_array
     from geopanoptic.raster import Scene as Scene
     from geopanoptic.schema import LabelSchema as LabelSchema
+    from geopanoptic.track import track as track
 
 
 class _Door(ModuleType):

@@ -32,6 +32,7 @@ SAME_LAYER = {
     ("schema", "errors"),
     ("metrics", "matching"), ("dataset", "panoptic_map"),
     ("raster", "store"), ("vector", "store"),
+    ("track", "change"),  # a series is a chain of changes; never the other way round
 }  # fmt: skip
 HEAVY = {"torch", "dask", "distributed", "rasterio", "segmentation_models_pytorch", "timm"}
 

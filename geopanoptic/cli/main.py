@@ -25,6 +25,7 @@ COMMANDS = {
     "sample": "Draw pixels to interpret, for areas with uncertainty.",
     "area": "Estimate areas with uncertainty from interpreted pixels.",
     "change": "Compare two dates: objects, land cover, areas.",
+    "track": "Follow objects over a series of dates.",
     "export": "Write a map in another format.",
     "info": "Describe a scene, a map or a model file.",
     "check": "Check that a map keeps its promises.",
