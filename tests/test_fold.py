@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from geopanoptic.models import DEFAULT_MODEL
 from geopanoptic.models.checkpoint import model_path, read_header, read_tensors
+from geopanoptic.models.fields import box_mean
 from geopanoptic.models.fold import fold_batch_norm
-from geopanoptic.models.torch_segmenter import box_mean, fill, network_of
+from geopanoptic.models.torch_segmenter import fill, network_of
 
 
 def _norms(net: nn.Module) -> int:

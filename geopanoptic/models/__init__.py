@@ -58,14 +58,19 @@ def check_model(name_or_path: str | Path) -> ModelCard:
 
 
 def load_model(
-    name_or_path: str | Path = DEFAULT_MODEL, device: str = "cpu", threads: int | None = None
+    name_or_path: str | Path = DEFAULT_MODEL,
+    device: str = "cpu",
+    threads: int | None = None,
+    tta: str = "none",
 ) -> Segmenter:
     """Load a bundled model or a `.safetensors` file with a card, ready to segment.
 
-    `device`: auto, cpu, cuda, cuda:N. `threads`: of the network in this process.
+    `device`: auto, cpu, cuda, cuda:N. `threads`: of the network in this process. `tta`: none, or
+    flips: average over mirror images, at four times the work.
     Raises CheckpointError: no such model, damaged or altered file, no card, weights that do not
     fit; pickles are never loaded.
     """
+    from geopanoptic.models.flips import with_tta
     from geopanoptic.models.torch_segmenter import load_torch
 
-    return load_torch(model_path(name_or_path), device, threads)
+    return with_tta(load_torch(model_path(name_or_path), device, threads), tta)

@@ -11,29 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from geopanoptic.errors import CheckpointError, SceneError, nearest_name
-from geopanoptic.models.segmenter import Segmented
+from geopanoptic.models.segmenter import Fields, Segmented
 from geopanoptic.schema import LabelSchema
 
 if TYPE_CHECKING:
     from geopanoptic.models.card import ModelCard
 
-_KEYS = ("region", "ratio", "peak", "score", "area_px")
-
 
 @dataclass(frozen=True, slots=True)
-class SeededDecoder:
-    """Settings of the decoder, one row per thing class in the order of `things`.
+class ThingRows:
+    """What every decoder asks of the classes, one row per thing class in the order of `things`.
 
     `channels` of the thing and stuff classes in the semantic field; `region`: probability from
-    which a pixel is claimed; `ratio`: of saddle to lower peak below which two tops are two things;
-    `peak`: strength a top needs to be one; `score`: mean probability below which a segment
-    returns to stuff; `area_px`: the same for specks that do not touch the window's rim.
+    which a pixel is claimed; `score`: mean probability below which a segment returns to stuff;
+    `area_px`: the same for specks that do not touch the window's rim.
     """
 
     things: npt.NDArray[np.uint8]
@@ -41,43 +38,126 @@ class SeededDecoder:
     thing_channels: npt.NDArray[np.int64]
     stuff_channels: npt.NDArray[np.int64]
     region: npt.NDArray[np.float32]
-    ratio: npt.NDArray[np.float32]
-    peak: npt.NDArray[np.uint8]
     score: npt.NDArray[np.float32]
     area_px: npt.NDArray[np.int64]
 
     @classmethod
-    def from_card(cls, card: ModelCard) -> SeededDecoder:
-        """Read the thresholds `<class>_<what>` of a card; CheckpointError when one is amiss."""
-        if card.decoder != "seeded":
-            raise CheckpointError(
-                f"the model '{card.name}' wants the decoder '{card.decoder}'; this program has "
-                "'seeded': update geopanoptic"
-            )
-        return cls.from_thresholds(card.schema, card.thresholds)
+    def read(
+        cls, schema: LabelSchema, thresholds: Mapping[str, float], keys: tuple[str, ...]
+    ) -> tuple[ThingRows, dict[str, npt.NDArray[np.float32]]]:
+        """Read the thresholds `<class>_<key>`; return the rows and the columns of all keys.
 
-    @classmethod
-    def from_thresholds(cls, schema: LabelSchema, thresholds: Mapping[str, float]) -> SeededDecoder:
-        """Make the decoder of a schema; every thing class needs all of them."""
-        wanted = {f"{c.name}_{key}" for c in schema.things for key in _KEYS}
+        Every thing class needs all of them; CheckpointError when one is unknown or lacking.
+        """
+        wanted = {f"{c.name}_{key}" for c in schema.things for key in keys}
         for key in thresholds:
             if key not in wanted:
                 raise CheckpointError(f"unknown threshold '{key}'{nearest_name(key, wanted)}")
         if missing := sorted(wanted - set(thresholds)):
             raise CheckpointError(f"the card lacks the threshold {', '.join(missing)}")
-        rows = [[thresholds[f"{c.name}_{key}"] for key in _KEYS] for c in schema.things]
-        table = np.array(rows, np.float32).reshape(-1, len(_KEYS))
-        return cls(
+        column = {
+            key: np.array([thresholds[f"{c.name}_{key}"] for c in schema.things], np.float32)
+            for key in keys
+        }
+        rows = cls(
             things=np.array([c.id for c in schema.things], np.uint8),
             stuff=np.array([c.id for c in schema.stuff], np.uint8),
             thing_channels=np.array([schema.ids.index(c.id) for c in schema.things], np.int64),
             stuff_channels=np.array([schema.ids.index(c.id) for c in schema.stuff], np.int64),
-            region=table[:, 0].copy(),
-            ratio=table[:, 1].copy(),
-            peak=np.clip(np.round(table[:, 2] * 255), 1, 255).astype(np.uint8),
-            score=table[:, 3].copy(),
-            area_px=table[:, 4].astype(np.int64),
+            region=column["region"],
+            score=column["score"],
+            area_px=column["area_px"].astype(np.int64),
         )
+        return rows, column
+
+
+class Decoder(Protocol):
+    """Turns the fields of one tile (no leading axis) and its valid pixels into rasters."""
+
+    def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented: ...
+
+
+def decoder_of(card: ModelCard) -> Decoder:
+    """Return the decoder that a card names; CheckpointError when this program has none such."""
+    from geopanoptic.models.centers import CentersDecoder, ComponentsDecoder
+
+    kinds: dict[str, Any] = {
+        "seeded": SeededDecoder, "centers": CentersDecoder, "components": ComponentsDecoder,
+    }  # fmt: skip
+    if card.decoder not in kinds:
+        raise CheckpointError(
+            f"the model '{card.name}' wants the decoder '{card.decoder}'; this program has "
+            f"{', '.join(map(repr, kinds))}: update geopanoptic"
+        )
+    decoder: Decoder = kinds[card.decoder].from_card(card)
+    return decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """Best stuff, region (row + 1 of the thing class that claims a pixel), claim and score."""
+
+    stuff: npt.NDArray[np.uint8]
+    region: npt.NDArray[np.uint8]
+    claim: npt.NDArray[np.uint8]
+    score: npt.NDArray[np.uint8]
+
+
+def classified(semantic: Any, valid: npt.NDArray[np.bool_], rows: ThingRows) -> Classified:
+    """Decide stuff and claims pixel by pixel; SceneError when a valid pixel is not finite."""
+    from geopanoptic.models import flood
+
+    stuff, region, claim, score, bad = flood.classify(semantic, valid, rows)
+    if bad:
+        raise SceneError(
+            f"the network answers with NaN or infinity on {bad} of {valid.size} pixels; "
+            "check the scene's values (NaN that is not marked as nodata, huge numbers)"
+        )
+    return Classified(stuff, region, claim, score)
+
+
+def answer(
+    found: Classified, label: Any, class_row: npt.NDArray[np.int64], rows: ThingRows
+) -> Segmented:
+    """Drop doubtful segments and specks; put stuff and instances together."""
+    from geopanoptic.models import flood
+
+    instance, kept = flood.settle(label, found.claim, class_row, rows)
+    class_of = np.zeros(len(kept) + 1, np.uint8)
+    class_of[1:] = rows.things[class_row[kept]]
+    score = np.where(instance > 0, found.claim, found.score)
+    return Segmented(found.stuff, instance, class_of, score)
+
+
+@dataclass(frozen=True, slots=True)
+class SeededDecoder:
+    """Settings of the decoder, one row per thing class.
+
+    `ratio`: of saddle to lower peak below which two tops are two things; `peak`: strength a top
+    needs to be one (bytes).
+    """
+
+    rows: ThingRows
+    ratio: npt.NDArray[np.float32]
+    peak: npt.NDArray[np.uint8]
+
+    KEYS = ("region", "ratio", "peak", "score", "area_px")
+
+    @classmethod
+    def from_card(cls, card: ModelCard) -> SeededDecoder:
+        """Read the thresholds `<class>_<what>` of a card; CheckpointError when one is amiss."""
+        return cls.from_thresholds(card.schema, card.thresholds)
+
+    @classmethod
+    def from_thresholds(cls, schema: LabelSchema, thresholds: Mapping[str, float]) -> SeededDecoder:
+        """Make the decoder of a schema; every thing class needs all of them."""
+        rows, column = ThingRows.read(schema, thresholds, cls.KEYS)
+        peak = np.clip(np.round(column["peak"] * 255), 1, 255).astype(np.uint8)
+        return cls(rows, column["ratio"], peak)
+
+    def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
+        """Decode one tile from the fields `semantic` and `strength`."""
+        return self(fields["semantic"], fields["strength"], valid)
 
     def __call__(
         self, semantic: npt.NDArray[np.float32], strength: Any, valid: npt.NDArray[np.bool_]
@@ -91,16 +171,8 @@ class SeededDecoder:
         """
         from geopanoptic.models import flood
 
-        stuff, region, claim, score, bad = flood.classify(semantic, valid, self)
-        if bad:
-            raise SceneError(
-                f"the network answers with NaN or infinity on {bad} of {valid.size} pixels; "
-                "check the scene's values (NaN that is not marked as nodata, huge numbers)"
-            )
-        priority = flood.quantised(strength, region)
-        label, class_row = flood.seeds(priority, region, self.ratio, self.peak)
-        flood.grow(priority, region, label)
-        instance, kept = flood.settle(label, claim, class_row, self)
-        class_of = np.zeros(len(kept) + 1, np.uint8)
-        class_of[1:] = self.things[class_row[kept]]
-        return Segmented(stuff, instance, class_of, np.where(instance > 0, claim, score))
+        found = classified(semantic, valid, self.rows)
+        priority = flood.quantised(strength, found.region)
+        label, class_row = flood.seeds(priority, found.region, self.ratio, self.peak)
+        flood.grow(priority, found.region, label)
+        return answer(found, label, class_row, self.rows)

@@ -11,14 +11,14 @@ from numba import njit
 from geopanoptic.segments import SCORE_NONE, SCORE_ONE
 
 if TYPE_CHECKING:
-    from geopanoptic.models.decode import SeededDecoder
+    from geopanoptic.models.decode import ThingRows
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 
 
 def classify(
-    semantic: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], decoder: SeededDecoder
+    semantic: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], rows: ThingRows
 ) -> tuple[U8, U8, U8, U8, int]:
     """Return stuff, region, claim, score and the number of pixels that are not finite.
 
@@ -26,8 +26,8 @@ def classify(
     `claim`, `score`: probability of that thing and of the stuff class, 0..200, 255 none.
     """
     out = np.empty((4, *valid.shape), np.uint8)
-    rows = (decoder.thing_channels, decoder.region, decoder.stuff_channels, decoder.stuff)
-    bad = _classify(semantic, valid, rows, out)
+    classes = (rows.thing_channels, rows.region, rows.stuff_channels, rows.stuff)
+    bad = _classify(semantic, valid, classes, out)
     stuff, region, claim, score = out
     return stuff, region, claim, score, int(bad)
 
@@ -207,14 +207,14 @@ def _push(following: Any, head: Any, tail: Any, pixel: int, level: int) -> None:
 
 
 def settle(
-    label: I32, claim: U8, class_row: npt.NDArray[np.int64], decoder: SeededDecoder
+    label: I32, claim: U8, class_row: npt.NDArray[np.int64], rows: ThingRows
 ) -> tuple[I32, npt.NDArray[np.int64]]:
     """Drop specks and doubtful segments; return instances 1..n and the labels that became them."""
     n = len(class_row)
     area, total, rim = _facts(label, claim, n)
     mean = total / np.maximum(area, 1) / SCORE_ONE
     row = class_row
-    keep = (area > 0) & (mean >= decoder.score[row]) & (rim | (area >= decoder.area_px[row]))
+    keep = (area > 0) & (mean >= rows.score[row]) & (rim | (area >= rows.area_px[row]))
     keep[0] = False
     number = np.zeros(n, np.int32)
     number[keep] = np.arange(1, keep.sum() + 1)

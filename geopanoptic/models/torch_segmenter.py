@@ -10,19 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from geopanoptic.errors import CheckpointError, SceneError
 from geopanoptic.models.card import ModelCard
 from geopanoptic.models.checkpoint import read_header, read_tensors
-from geopanoptic.models.decode import SeededDecoder
+from geopanoptic.models.decode import decoder_of
 from geopanoptic.models.dense import DenseArgs, build_dense
+from geopanoptic.models.fields import FieldLayout
 from geopanoptic.models.fold import fold_batch_norm
 from geopanoptic.models.segmenter import Fields, Segmented
 
-# Stuff is decided on probabilities averaged over this many pixels a side: single pixels of one
-# class in another are noise, and a map of them has three times the polygons.
-SMOOTH_PX = 5
 STRIDE = 32  # of the encoder; chips are mirrored out to a multiple of it
 
 
@@ -81,33 +78,18 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def box_mean(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Average (n, c, h, w) over `size` x `size` pixels (odd), over those that exist at the rim.
-
-    Down the columns, then along the rows: the same mean as in one go, for 2/5 of the work at 5.
-    """
-    for kernel in ((size, 1), (1, size)):
-        pad = tuple(k // 2 for k in kernel)
-        x = F.avg_pool2d(x, kernel, 1, pad, count_include_pad=False)
-    return x
-
-
 class TorchSegmenter:
     """A Segmenter (see `segmenter.Segmenter`) on a torch network with the `dense` fields.
 
-    Fields of `forward`: `semantic` (n, class, h, w), probabilities (those of stuff averaged over
-    SMOOTH_PX pixels a side), and `strength` (n, h, w), the decoder's field.
+    Fields of `forward`: see `fields`.
     """
 
     def __init__(self, card: ModelCard, net: nn.Module, device: torch.device) -> None:
         self.card = card
         self.device = device
-        self.decoder = SeededDecoder.from_card(card)
+        self.decoder = decoder_of(card)
+        self.layout = FieldLayout.of(card)
         self.net = net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        heads = DenseArgs.from_json(dict(card.arguments)).heads
-        self._contact = len(card.schema) + heads.index("contact")
-        self._distance = len(card.schema) + heads.index("distance")
-        self._stuff = [i for i, c in enumerate(card.schema.classes) if not c.is_thing]
         shape = (1, len(card.bands), 1, 1)
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=device).view(shape)
         self._scale = 1 / torch.tensor(card.std, dtype=torch.float32, device=device).view(shape)
@@ -127,17 +109,11 @@ class TorchSegmenter:
             x = torch.from_numpy(np.ascontiguousarray(chips)).to(self.device)
             x = x.to(dtype=torch.float32, memory_format=torch.channels_last)
             y = self.net((x - self._mean) * self._scale)[..., :rows, :cols]
-            strength = y[:, self._distance].sigmoid() * (-y[:, self._contact]).sigmoid()
-            semantic = y[:, : len(self.card.schema)].softmax(1)
-            semantic[:, self._stuff] = box_mean(semantic[:, self._stuff], SMOOTH_PX)
-            return {
-                "semantic": semantic.cpu().numpy(),
-                "strength": strength.cpu().numpy(),
-            }
+            return {name: field.cpu().numpy() for name, field in self.layout(y).items()}
 
     def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
-        """Decode the fields of one tile (no leading axis); see `decode.SeededDecoder`."""
-        return self.decoder(fields["semantic"], fields["strength"], valid)
+        """Decode the fields of one tile (no leading axis); see `decode`."""
+        return self.decoder.decode(fields, valid)
 
     def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
         """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
