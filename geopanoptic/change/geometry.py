@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 
 from geopanoptic.change.objects import Bools, Floats, Geometries, Ints
-from geopanoptic.workers.spec import available_cores
+from geopanoptic.change.outlines import Outlines, intersection
+from geopanoptic.change.threads import in_threads
 
-_CHUNK = 20_000
 _ROUND = 1.005  # an octagonal circle drawn by GEOS lies up to 0.5 % inside the true one
 _EPSILON_M = 1e-6
 
@@ -21,38 +18,10 @@ Left = Geometries
 Right = Geometries
 
 
-def in_threads(operation: Callable[..., Any], *arrays: npt.NDArray[Any]) -> Any:
-    """Apply an element-wise operation of shapely (which lets other threads run) chunk by chunk.
-
-    Law: equals ``operation(*arrays)``, for any number of cores.
-    """
-    n = len(arrays[0])
-    if n <= _CHUNK:
-        return operation(*arrays)
-    starts = range(0, n, _CHUNK)
-    with ThreadPoolExecutor(min(available_cores(), 8)) as pool:
-        return np.concatenate(
-            list(pool.map(lambda s: operation(*(a[s : s + _CHUNK] for a in arrays)), starts))
-        )
-
-
 def shared_area(left: Left, right: Right) -> Floats:
-    """Return the areas of the intersections of pairs."""
-
-    def areas(a: Left, b: Right) -> Floats:
-        return np.asarray(shapely.area(_intersection(a, b)), np.float64)
-
-    made: Floats = in_threads(areas, left, right)
-    return made
-
-
-def _intersection(left: Left, right: Right) -> Geometries:
-    try:
-        made: Geometries = shapely.intersection(left, right)
-    except shapely.errors.GEOSException:
-        # an outline became invalid by rounding when it was projected or cut
-        made = shapely.intersection(shapely.make_valid(left), shapely.make_valid(right))
-    return made
+    """Return the areas of the intersections of pairs of polygons or multipolygons."""
+    rows = np.arange(len(left))
+    return Outlines.of(left).shared(rows, Outlines.of(right), rows)
 
 
 def same_within(left: Left, right: Right, tolerance: float) -> Bools:
@@ -92,7 +61,7 @@ def cut(geometry: Geometries, footprint: Any | None, hidden: Geometries) -> Geom
         shapely.prepare(footprint)
         rows = np.flatnonzero(~shapely.contains_properly(footprint, made))
         if len(rows):
-            made[rows] = _intersection(made[rows], np.full(len(rows), footprint, object))
+            made[rows] = intersection(made[rows], np.full(len(rows), footprint, object))
     if len(hidden) and len(made):
         which, cover = shapely.STRtree(hidden).query(made, predicate="intersects")
         order = np.lexsort((cover, which))

@@ -13,8 +13,8 @@ import pyarrow as pa
 import shapely
 
 from geopanoptic.change.columns import EVENT_COLUMNS
-from geopanoptic.change.geometry import in_threads
 from geopanoptic.change.objects import STATUSES, Events, Geometries, ObjectSet
+from geopanoptic.change.threads import in_threads
 from geopanoptic.errors import ConfigError
 from geopanoptic.vector import LayerSpec, Style
 from geopanoptic.vector.specs import TIME

@@ -9,8 +9,9 @@ import numpy as np
 import shapely
 
 from geopanoptic.change.frame import MetricFrame
-from geopanoptic.change.geometry import cut, shared_area
+from geopanoptic.change.geometry import cut
 from geopanoptic.change.objects import UNNAMED, Bools, Common, Floats, Geometries, Ints, ObjectSet
+from geopanoptic.change.outlines import Outlines
 
 WHOLE = 1.0 - 1e-6  # an observed share above this is 1, but for rounding
 
@@ -22,7 +23,7 @@ class Side:
     `rows`: their row numbers in the set. `key` int: equal for classes that count as one.
     `whole`, `geometry`: outline of all, and of the observed part. `area`, `visible`: the plane
     areas of both. `m2`: true m2 per plane m2. `clipped`: where `geometry` was really cut to what
-    was observed (False: taken whole, its area scaled).
+    was observed (False: taken whole, its area scaled). `outlines`: `geometry` as flat arrays.
     """
 
     rows: Ints
@@ -35,6 +36,7 @@ class Side:
     clipped: Bools
     scores: Floats
     touches_edge: Bools
+    outlines: Outlines
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,7 +121,8 @@ def _side(objects: ObjectSet, key: Ints, common: Common, frame: MetricFrame) -> 
     with np.errstate(divide="ignore", invalid="ignore"):
         m2 = np.where(area > 0, s.area_m2 / area, 1.0)
     return Side(
-        rows, key[rows], whole, seen, area, visible, m2, clipped, s.scores, s.touches_edge
+        rows, key[rows], whole, seen, area, visible, m2, clipped, s.scores, s.touches_edge,
+        Outlines.of(seen),
     )  # fmt: skip
 
 
@@ -128,7 +131,7 @@ def find_pairs(before: Side, after: Side) -> Pairs:
     b, a = shapely.STRtree(after.geometry).query(before.geometry)
     order = np.lexsort((a, b))
     b, a = b[order].astype(np.int64), a[order].astype(np.int64)
-    shared = shared_area(before.geometry[b], after.geometry[a])
+    shared = before.outlines.shared(b, after.outlines, a)
     real = shared > 0
     b, a, shared = b[real], a[real], shared[real]
     vb, va = before.visible[b], after.visible[a]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
-from geopanoptic.change.geometry import moved_by, same_within, shared_area
+from geopanoptic.change.geometry import moved_by, same_within
 from geopanoptic.change.linking import LinkTable
 from geopanoptic.change.objects import Bools, Floats, Geometries, Ints, ObjectRules
 from geopanoptic.change.pairs import Pairs, Side
@@ -171,33 +171,32 @@ def _status(
 
 @dataclass(frozen=True)
 class _OneToOne:
-    """The pairs of one-to-one events: positions `b`, `a`, outlines, and `step` between centroids.
+    """The pairs of one-to-one events: positions `b`, `a` in the sides, `step` between centroids.
 
     `step` is NaN where only areas are known of an observed part, not its outline.
     """
 
+    sides: tuple[Side, Side]
     b: Ints
     a: Ints
-    left: Geometries
-    right: Geometries
     step: Floats
 
     @classmethod
     def of(cls, before: Side, after: Side, groups: Groups, rows: Ints) -> _OneToOne:
         b, a = groups.first_before[rows], groups.first_after[rows]
-        left, right = before.geometry[b], after.geometry[a]
-        step = _centres(right) - _centres(left)
+        step = _centres(after.geometry[a]) - _centres(before.geometry[b])
         step[~(before.is_true_shape[b] & after.is_true_shape[a])] = np.nan
-        return cls(b, a, left, right, step)
+        return cls((before, after), b, a, step)
 
     def aligned(self, iou: Floats, rules: ObjectRules) -> Floats:
         """Return the IoU with the centroids put on each other; NaN for larger shifts."""
         far = np.hypot(*self.step.T)
         made = np.where(far <= _STILL_M, iou, np.nan)
         rows = np.flatnonzero((far > _STILL_M) & (far <= rules.max_object_shift_m))
-        left, right = self.left[rows], moved_by(self.right[rows], -self.step[rows])
-        shared = shared_area(left, right)
-        union = shapely.area(left) + shapely.area(right) - shared
+        one, two = (side.outlines for side in self.sides)
+        b, a = self.b[rows], self.a[rows]
+        shared = one.shared(b, two, a, -self.step[rows])
+        union = one.area[b] + two.area[a] - shared
         made[rows] = np.minimum(shared / np.maximum(union, 1e-300), 1.0)
         return made
 
@@ -207,10 +206,11 @@ class _OneToOne:
         wide = np.maximum(ratio, 1 / ratio)
         made = (best >= rules.iou - _ROUNDING) & (wide <= rules.ratio + _ROUNDING)
         rows = np.flatnonzero(~made & np.isfinite(self.step[:, 0]))
-        made[rows] = same_within(self.left[rows], self.right[rows], rules.tolerance_m)
+        left, right = (s.geometry[k] for s, k in zip(self.sides, (self.b, self.a), strict=True))
+        made[rows] = same_within(left[rows], right[rows], rules.tolerance_m)
         rows = np.flatnonzero(~made & np.isfinite(aligned))
-        right = moved_by(self.right[rows], -self.step[rows])
-        made[rows] = same_within(self.left[rows], right, rules.tolerance_m)
+        aligned_right = moved_by(right[rows], -self.step[rows])
+        made[rows] = same_within(left[rows], aligned_right, rules.tolerance_m)
         return made
 
 
