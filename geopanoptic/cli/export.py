@@ -19,7 +19,8 @@ from geopanoptic.cli.options import json_option, names, print_json
     type=click.Path(path_type=Path),
     metavar="PATH",
     help="Where to write; may be given several times. .gpkg .parquet .fgb .geojson: polygons; "
-    ".json: COCO panoptic with a folder of PNGs; .tif: class x divisor + instance.",
+    ".json: COCO panoptic with a folder of PNGs; .tif: class x divisor + instance; "
+    ".html: a report.",
 )
 @click.option("--classes", metavar="A,B", help="Only these classes in polygon files.")
 @click.option(
@@ -41,6 +42,7 @@ from geopanoptic.cli.options import json_option, names, print_json
     show_default=True,
     help="Of packed ids; 1000 gives Cityscapes ids.",
 )
+@click.option("--scene", metavar="RASTER", help="What a report shows beside the map.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @json_option
 def export(map_path: str, outs: tuple[Path, ...], as_json: bool, **options: object) -> None:

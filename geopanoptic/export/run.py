@@ -8,6 +8,7 @@ from pathlib import Path
 from geopanoptic.errors import ConfigError
 from geopanoptic.export.coco import write_coco
 from geopanoptic.export.packed import write_packed
+from geopanoptic.export.report import write_report
 from geopanoptic.panoptic_map import PanopticMap, polygon_layers
 from geopanoptic.store import atomic_output, check_output
 from geopanoptic.vector import TableContext, write_vectors
@@ -21,7 +22,8 @@ class ExportSettings:
 
     `classes`: names, for polygons. `min_area_m2`, `simplify_m`: for polygons. `tile` px: cut COCO
     images of this size (None: one image of the whole map). `divisor`: packed ids are
-    class x divisor + instance.
+    class x divisor + instance. `scene`: the raster that a report shows (None: the one the map was
+    made of, if it is still there).
     """
 
     classes: tuple[str, ...] | None = None
@@ -29,6 +31,7 @@ class ExportSettings:
     simplify_m: float = 0.0
     tile: int | None = None
     divisor: int = 1000
+    scene: str | None = None
     overwrite: bool = False
 
 
@@ -37,7 +40,7 @@ def export(map_path: str | Path, out: str | Path, settings: ExportSettings | Non
 
     `.gpkg .parquet .fgb .geojson`: polygons. `.json`: COCO panoptic, with its PNGs in the folder
     of the same name. `.tif`: one raster of class x divisor + instance (Cityscapes ids when the
-    divisor is 1000), int32, stuff = its class id.
+    divisor is 1000), int32, stuff = its class id. `.html`: the map's report.
 
     Returns `out`. Raises ConfigError for another suffix, StoreError for an output that cannot be
     written, SchemaError for an unknown class, SceneError for ids that do not fit.
@@ -45,11 +48,11 @@ def export(map_path: str | Path, out: str | Path, settings: ExportSettings | Non
     settings = settings or ExportSettings()
     final = Path(out)
     suffix = final.suffix.lower()
-    if suffix not in (*VECTORS, ".json", ".tif"):
+    if suffix not in (*VECTORS, ".json", ".tif", ".html"):
         cure = " (write .gpkg: a Shapefile cuts names and sizes)" if suffix == ".shp" else ""
         raise ConfigError(
             f"{out}: no export has the suffix '{suffix}'{cure}; use {', '.join(VECTORS)} for "
-            f"polygons, .json for COCO panoptic, .tif for packed ids"
+            f"polygons, .json for COCO panoptic, .tif for packed ids, .html for a report"
         )
     check_output(final, settings.overwrite)
     panoptic = PanopticMap.open(map_path)
@@ -57,6 +60,9 @@ def export(map_path: str | Path, out: str | Path, settings: ExportSettings | Non
         _write_polygons(panoptic, final, settings)
     elif suffix == ".json":
         write_coco(panoptic, final, settings.tile, overwrite=settings.overwrite)
+    elif suffix == ".html":
+        with atomic_output(final, settings.overwrite) as temporary:
+            write_report(panoptic, temporary, settings.scene)
     else:
         with atomic_output(final, settings.overwrite) as temporary:
             write_packed(panoptic, temporary, settings.divisor)

@@ -9,6 +9,7 @@ from geopanoptic.panoptic_map.map import (
     is_vector,
     open_maps,
 )
+from geopanoptic.panoptic_map.page import report_of
 from geopanoptic.panoptic_map.tables import (
     MapInfo,
     load_segments,
@@ -33,6 +34,7 @@ __all__ = [
     "polygon_layers",
     "read_map_json",
     "read_polygons",
+    "report_of",
     "save_segments",
     "segment_areas_m2",
     "write_map_json",

@@ -8,7 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from geopanoptic.panoptic_map import MapInfo, save_segments, write_map_json
+from geopanoptic.panoptic_map import (
+    MapInfo,
+    PanopticMap,
+    report_of,
+    save_segments,
+    write_map_json,
+)
 from geopanoptic.predict.finished import Finished
 from geopanoptic.predict.layers import write_layers
 from geopanoptic.predict.plan import Plan
@@ -79,6 +85,8 @@ def _write_map(folder: Path, final: Path, finished: Finished, products: Products
         counts=run["counts"],
     )
     write_map_json(folder, info)
+    page = report_of(PanopticMap.open(folder), final.stem, plan.scene)
+    (folder / "report.html").write_text(page, encoding="utf-8")
     project = folder / f"{final.stem}.qgz"
     write_project(project, folder, rasters.georef.crs, _picture(plan), final=final)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from geopanoptic.grid import Window
 from geopanoptic.raster.cog import LabelReader
 from geopanoptic.raster.gdal import gdal_env
 from geopanoptic.raster.radiometry import to_bytes
+from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.working import WorkingScene
 from geopanoptic.schema import LabelSchema
 
 PANEL_PX = 1024  # longer side of each of the two panels
+MOST_PX = 2**29  # pixels of a scene without overviews that are read for a picture
 _GAP_PX = 8
 _STRIP_PX = 2**24  # pixels of the working grid held at a time
 
@@ -46,6 +50,85 @@ def write_preview(
     right = _map_picture(classes, ids, schema)
     gap = np.full((3, len(rows), _GAP_PX), 255, np.uint8)
     _write_png(path, np.concatenate([left, gap, right], axis=2))
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """Small pictures of one ground, equally large: `classes` and `ids` (row, col) as in the map,
+    `scene` (row, col, 3) uint8 or None. `factor`: map pixels that one of theirs stands for.
+    """
+
+    classes: Picture
+    ids: npt.NDArray[np.int32]
+    scene: Picture | None
+    factor: float
+
+
+def read_panels(
+    read: Callable[[Window], tuple[Picture, npt.NDArray[np.int32]]],
+    shape: tuple[int, int],
+    files: tuple[Path, Path] | None = None,
+    scene: WorkingScene | None = None,
+) -> Panels:
+    """Return pictures of a map of `shape`, at most 1024 pixels a side.
+
+    `files`: its semantic and instance rasters, whose overviews save reading all of it. A `scene`
+    without overviews and of more than 2^29 pixels is left out: reading it would take minutes.
+    Raises SceneError when a file cannot be read.
+    """
+    places = _sampled(shape)
+    labels = []
+    for k in (0, 1):
+        found = None if files is None else _overview_at(files[k], places)
+        if found is None:
+            found = _at(lambda w, k=k: read(w)[k], shape, places)  # type: ignore[misc]
+        labels.append(found)
+    classes, ids = labels
+    picture = None
+    if scene is not None and _is_quick(scene):
+        rows, cols = (p * n // m for p, n, m in zip(places, scene.georef.shape, shape, strict=True))
+        picture = np.ascontiguousarray(np.moveaxis(_scene_picture(scene, (rows, cols)), 0, -1))
+    factor = max(shape) / max(len(places[0]), len(places[1]))
+    return Panels(classes.astype(np.uint8), ids.astype(np.int32), picture, factor)
+
+
+def _is_quick(scene: WorkingScene) -> bool:
+    if scene.georef.shape[0] * scene.georef.shape[1] <= MOST_PX:
+        return True
+    parts = scene.scene.parts
+    return len(parts) == 1 and parts[0].source.overview(4 * PANEL_PX**2, scene.bands) is not None
+
+
+def _overview_at(file: Path, places: Places) -> npt.NDArray[Any] | None:
+    """Return the pixels at `places` of a label raster from its overviews, None without any."""
+    scene = Scene.open(file)
+    found = scene.parts[0].source.overview(4 * PANEL_PX**2, (1,))
+    if found is None:
+        return None
+    rows, cols = _scaled(places, scene.georef.shape, found[1].shape)
+    labels: npt.NDArray[Any] = found[0][0][rows[:, None], cols]
+    return labels
+
+
+def _scaled(places: Places, of: tuple[int, int], to: tuple[int, int]) -> Places:
+    """Return where pixels of a raster of shape `of` lie in its overview of shape `to`."""
+    rows, cols = (
+        np.minimum((p + 0.5) * m / n, m - 1).astype(np.int64)
+        for p, n, m in zip(places, of, to, strict=True)
+    )
+    return rows, cols
+
+
+def jpeg_uri(picture: Picture) -> str:
+    """Return a (row, col, 3) uint8 picture as a JPEG data URI."""
+    with gdal_env(), warnings.catch_warnings(), rasterio.MemoryFile() as memory:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        height, width, _ = picture.shape
+        with memory.open(
+            driver="JPEG", count=3, height=height, width=width, dtype="uint8", quality=85
+        ) as jpeg:
+            jpeg.write(np.moveaxis(picture, -1, 0))
+        return "data:image/jpeg;base64," + base64.b64encode(memory.read()).decode()
 
 
 def _sampled(shape: tuple[int, int]) -> Places:
@@ -90,10 +173,7 @@ def _scene_picture(scene: WorkingScene, places: Places) -> Picture:
         array, valid = found
         scaled = array if scene.scaling is None else scene.scaling.apply(array, valid)
         pixels = scaled if scaled.dtype == np.uint8 else to_bytes(scaled)
-        rows, cols = (
-            np.minimum((p + 0.5) * m / n, m - 1).astype(np.int64)
-            for p, n, m in zip(places, scene.georef.shape, valid.shape, strict=True)
-        )
+        rows, cols = _scaled(places, scene.georef.shape, valid.shape)
         both = np.concatenate([pixels[bands], valid[None].astype(np.uint8)])
         stacked = both[:, rows[:, None], cols]
     picture, seen = stacked[:3], stacked[3] > 0
