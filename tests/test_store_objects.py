@@ -175,6 +175,11 @@ def test_other_inputs_and_other_peoples_objects_are_refused(root: str, tmp_path:
         opened(root, tmp_path)
 
 
+def test_a_bucket_that_is_not_there_is_said(server: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"bucket does not exist.*make the bucket first"):
+        opened("s3://no-such-bucket/job", tmp_path)
+
+
 def test_fresh_forgets_what_was_there(root: str, tmp_path: Path) -> None:
     with opened(root, tmp_path) as job:
         job.parts("infer").put(3, {}, {})
@@ -343,6 +348,7 @@ def test_the_main_job_makes_the_same_bytes_with_its_parts_on_an_object_store(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("nth", [2, 9, 20, 30])
 def test_killed_at_its_nth_put_the_main_job_goes_on_to_the_same_bytes(
     nth: int, root: str, scene: str, wanted: list[bytes], tmp_path: Path
@@ -363,6 +369,7 @@ def test_killed_at_its_nth_put_the_main_job_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_worker_processes_share_an_object_store(
     root: str, scene: str, wanted: list[bytes], tmp_path: Path
 ) -> None:

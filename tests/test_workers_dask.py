@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,9 @@ from typing import Any
 import pytest
 from workers_tasks import fails_on, look_around, square, write_part
 
-from geopanoptic.errors import EngineError, StoreError
+from geopanoptic.errors import ConfigError, EngineError, StoreError
 from geopanoptic.store import Job
-from geopanoptic.workers import Engine, EngineSpec, open_engine
+from geopanoptic.workers import Engine, EngineSpec, Tls, open_engine
 
 HERE = Path(__file__).parent
 
@@ -330,6 +331,54 @@ def test_a_cluster_of_the_users_own_gives_the_same_and_its_loss_is_said(
         for process in (worker, scheduler):
             process.kill()
             process.wait()
+
+
+@pytest.mark.slow
+def test_an_encrypted_cluster_is_reached_by_its_certificates_and_not_without(
+    tmp_path: Path,
+) -> None:
+    tls = certificates(tmp_path)
+    given = ("--tls-ca-file", str(tls.ca_file), "--tls-cert", str(tls.cert))
+    given += ("--tls-key", str(tls.key))
+    scheduler, address = start_scheduler(tmp_path, "--protocol", "tls", *given)
+    worker = start_worker(address, *given)
+    try:
+        assert address.startswith("tls://")
+        done: dict[int, Any] = {}
+        with open_engine(EngineSpec(scheduler=address, tls=tls)) as engine:
+            engine.run(square, range(4), done.__setitem__)
+        assert len(done) == 4
+        with (
+            pytest.raises(ConfigError, match="--tls-ca"),
+            open_engine(EngineSpec(scheduler=address)),
+        ):
+            pass
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
+
+
+def certificates(folder: Path) -> Tls:
+    """Make one self-signed certificate for all sides; skip where there is no openssl."""
+    key, certificate = folder / "host.key", folder / "host.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=test", "-keyout", str(key), "-out", str(certificate)]
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make certificates")
+    subprocess.run(command, check=True, capture_output=True)
+    return Tls(certificate, certificate, key)
+
+
+@pytest.mark.slow
+def test_the_dashboard_is_there_when_asked_for_and_on_the_loopback_interface_only() -> None:
+    import psutil
+
+    with open_engine(EngineSpec(workers=1, dashboard=True)) as engine:
+        client = engine._backend("probe")._client
+        assert client.dashboard_link.startswith("http://127.0.0.1:")
+        listening = [c for c in psutil.Process().net_connections() if c.status == "LISTEN"]
+        assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
 
 
 def test_nobody_at_the_schedulers_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from geopanoptic.cli.options import engine_options, json_option, print_json
+from geopanoptic.cli.options import engine_options, engine_spec, json_option, print_json
 
 
 @click.group(short_help="Measure a model on a scene.")
@@ -30,14 +30,10 @@ def seams(scene: str, as_json: bool, **options: Any) -> None:
     """
     from geopanoptic.models import DEFAULT_MODEL
     from geopanoptic.predict import Execution, PredictSettings, seam_report
-    from geopanoptic.workers import EngineSpec
 
-    engine = EngineSpec(
-        workers=options["workers"], scheduler=options["scheduler"], device=options["device"]
-    )
     settings = PredictSettings(core=options["core"], halo=options["halo"])
-    model = options["model"] or DEFAULT_MODEL
-    report = seam_report(scene, model, settings, Execution(engine=engine), options["truth"])
+    model, execution = options["model"] or DEFAULT_MODEL, Execution(engine=engine_spec(options))
+    report = seam_report(scene, model, settings, execution, options["truth"])
     if as_json:
         print_json(report)
         return

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from geopanoptic.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geopanoptic.workers import EngineSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -72,6 +76,7 @@ def engine_options(command: Command) -> Command:
                 metavar="ADDRESS",
                 help="Use a running Dask cluster, like tls://host:8786.",
             ),
+            *_cluster_options(),
             click.option(
                 "--device",
                 default="auto",
@@ -88,3 +93,44 @@ def engine_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def _cluster_options() -> list[Callable[[Command], Command]]:
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    insecure = "Use an unencrypted scheduler on another host: whoever reaches it runs any code."
+    dashboard = "Serve Dask's dashboard of the --workers, to this host only; its address is said."
+    return [
+        click.option("--tls-ca", type=file, metavar="FILE", help="For tls://: the authority,"),
+        click.option("--tls-cert", type=file, metavar="FILE", help="our certificate,"),
+        click.option("--tls-key", type=file, metavar="FILE", help="and its key."),
+        click.option("--insecure", is_flag=True, help=insecure),
+        click.option("--dashboard", is_flag=True, help=dashboard),
+    ]
+
+
+def engine_spec(options: dict[str, Any]) -> EngineSpec:
+    """Make the engine's description from the options of `engine_options`; ConfigError."""
+    from geopanoptic.workers import EngineSpec, Tls
+
+    files = [options[name] for name in ("tls_ca", "tls_cert", "tls_key")]
+    if any(files) and not all(files):
+        raise ConfigError("--tls-ca, --tls-cert and --tls-key belong together: name all three")
+    if any(files) and not str(options["scheduler"]).startswith("tls://"):
+        raise ConfigError(
+            "certificates are for an encrypted cluster, but --scheduler is "
+            f"{options['scheduler']}; write tls://host:8786, or leave --tls-* out"
+        )
+    if options["dashboard"] and (options["scheduler"] or not options["workers"]):
+        raise ConfigError(
+            "--dashboard shows the processes of --workers N (1 or more); a cluster of your own has "
+            "its own dashboard"
+        )
+    return EngineSpec(
+        workers=options["workers"],
+        scheduler=options["scheduler"],
+        device=options["device"],
+        max_ram=byte_count(options["max_ram"], "--max-ram"),
+        tls=Tls(*map(Path, files)) if all(files) else None,
+        insecure=options["insecure"],
+        dashboard=options["dashboard"],
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from geopanoptic.errors import StoreError
 from geopanoptic.store.job import (
     MANIFEST,
     Job,
@@ -54,9 +55,14 @@ class ObjectJob:
         """
         fs, path = file_system(root)
         wanted = normalised(fingerprint)
-        with object_errors(root, "opening the work directory"):
-            _refuse_foreign(fs, root, path)
-            lease = Lease.take(fs, path)
+        try:
+            with object_errors(root, "opening the work directory"):
+                _refuse_foreign(fs, root, path)
+                lease = Lease.take(fs, path)
+        except FileNotFoundError as why:
+            raise StoreError(
+                f"the work directory {root} cannot be made: {why}; make the bucket first"
+            ) from why
         if isinstance(lease, str):
             raise in_use(root, lease)
         try:

@@ -20,6 +20,8 @@ from geopanoptic.errors import ConfigError, EngineError
 from geopanoptic.workers.malloc import malloc_environment
 from geopanoptic.workers.spec import EngineSpec, Tls, chosen_gpus
 
+log = logging.getLogger("geopanoptic.workers")
+
 LOOPBACK = "127.0.0.1"
 CONNECT_S = 30
 FIRST_WORKER_S = 300
@@ -124,6 +126,8 @@ def local_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[t
         except (RuntimeError, OSError, TimeoutError) as error:
             raise EngineError(f"the local workers did not start: {error}") from error
         stack.callback(_quietly, client.close)
+        if spec.dashboard:
+            log.warning("the dashboard is at %s", client.dashboard_link)
         yield client, count
 
 
@@ -149,9 +153,9 @@ def remote_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[
         raise EngineError(f"no Dask scheduler answers at {address}: {error}") from error
     except TypeError as error:  # so Dask says that it has no certificates
         raise ConfigError(
-            f"{address} needs certificates: name their files in the variables "
-            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and "
-            f"DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY ({error})"
+            f"{address} needs certificates: name their files (--tls-ca, --tls-cert, --tls-key) "
+            "or in Dask's configuration (DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+            f"DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and __KEY; {error})"
         ) from error
     with silence_logging_cmgr(level=logging.CRITICAL):  # what matters of it, our errors say
         try:
@@ -182,7 +186,7 @@ def refuse_open_scheduler(address: str, spec: EngineSpec) -> None:
         raise ConfigError(
             f"the scheduler {address} is on another host and not encrypted: whoever reaches it "
             "can run any code; use tls:// (docs/scaling.md says how) or, in a network that you "
-            f"trust wholly, set {TRUST_VARIABLE}=1"
+            f"trust wholly, --insecure ({TRUST_VARIABLE}=1)"
         )
 
 
