@@ -52,7 +52,6 @@ class ChangeSettings:
     def __post_init__(self) -> None:
         GridChoice.read(self.grid)
         RegisterChoice.read(self.register)
-        self.rules(0.0)
         if self.link_rule not in ("default", "linz"):
             raise ConfigError(f"--link-rule {self.link_rule}: use default or linz")
         for option, value in (("max-shift", self.max_shift_m), ("tolerance", self.tolerance_m)):
@@ -62,6 +61,7 @@ class ChangeSettings:
             raise ConfigError(f"--block {self.block} must lie in 64..{MOST_BLOCK} px")
         if self.register_images is not None and len(self.register_images) != 2:
             raise ConfigError("--register-images needs two rasters: before and after")
+        self.rules(0.0)
 
     def rules(self, pixel_m: float) -> ObjectRules:
         """Return the rules for objects on a grid of `pixel_m` (0: vectors only)."""

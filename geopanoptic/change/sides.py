@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import re
 from contextlib import suppress
@@ -20,6 +21,10 @@ MapLike = str | Path | PanopticMap
 
 _COMPACT = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
 _YEAR_DAYS = 365.2425
+COLORS = (
+    "#d1495b", "#1b7837", "#2b83ba", "#edae49", "#8d99ae", "#d8b98a", "#9b5de5", "#00798c",
+    "#a6d96a", "#f15bb5", "#2e4057", "#66a182",
+)  # fmt: skip
 
 
 def is_vector_side(side: MapLike) -> bool:
@@ -31,7 +36,8 @@ def open_side(side: MapLike, schema: LabelSchema | None = None) -> PanopticMap:
     """Open one date's map (not a vector file).
 
     Bare rasters that name no classes take `schema` where it is given. Of an id raster in which
-    every pixel carries an id, classes whose only id is their own class id are stuff.
+    every pixel carries an id, classes whose only id is their own class id are stuff. A table
+    T1_segments.csv beside T1_class.tif,T1_id.tif names the classes (class_id, class_name, isthing).
     Raises SceneError, StoreError or SchemaError with the cure.
     """
     if isinstance(side, PanopticMap):
@@ -40,6 +46,9 @@ def open_side(side: MapLike, schema: LabelSchema | None = None) -> PanopticMap:
     if len(maps) != 1:
         raise SceneError(f"{side} holds {len(maps)} images; change compares one map with one map")
     opened = maps[0]
+    named = _named_beside(str(side)) if opened.loose_kinds else None
+    if named is not None:
+        return replace(opened, info=MapInfo(named, opened.date), loose_kinds=False)
     if opened.loose_kinds and opened.has_instances:
         opened = replace(opened, info=MapInfo(_told_apart(opened), opened.date))
     if schema is not None and opened.loose_kinds:
@@ -47,6 +56,30 @@ def open_side(side: MapLike, schema: LabelSchema | None = None) -> PanopticMap:
         if all(c.id in known for c in opened.schema.classes):
             opened = replace(opened, info=MapInfo(schema, opened.date), loose_kinds=False)
     return opened
+
+
+def _named_beside(pair: str) -> LabelSchema | None:
+    """Return the classes that a table of segments beside two rasters names; None without one."""
+    files = [Path(part.strip()) for part in pair.split(",")]
+    prefixes = {f.with_name(f.stem.rpartition("_")[0]) for f in files if "_" in f.stem}
+    if len(files) != 2 or len(prefixes) != 1:
+        return None
+    prefix = prefixes.pop()
+    table = prefix.with_name(f"{prefix.name}_segments.csv")
+    if not table.is_file():
+        return None
+    found: dict[int, ClassSpec] = {}
+    with table.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            try:
+                k, name, thing = int(row["class_id"]), row["class_name"], int(row["isthing"])
+            except (KeyError, TypeError, ValueError) as why:
+                raise SceneError(
+                    f"{table} must have columns class_id, class_name and isthing (0 or 1): {why!r}"
+                ) from why
+            colour = COLORS[k % len(COLORS)]
+            found.setdefault(k, ClassSpec(k, name, "thing" if thing else "stuff", colour))
+    return LabelSchema(tuple(found.values()))
 
 
 def _told_apart(opened: PanopticMap) -> LabelSchema:
