@@ -167,6 +167,42 @@ def test_nothing_finishing_for_long_is_said_not_waited_for() -> None:
     assert len(done) == 49
 
 
+def test_a_task_that_hangs_is_ended_tried_alone_and_given_up() -> None:
+    release, tries = threading.Event(), []
+
+    def hangs(key: int) -> dict[str, Any]:
+        if key == 3:
+            tries.append(len(done))
+            release.wait(30)
+        time.sleep(0.05)
+        return {}
+
+    done: dict[int, Any] = {}
+    with open_engine(EngineSpec(threads=2, task_s=1.0)) as engine:
+        (failure,) = engine.run(hangs, range(40), done.__setitem__)
+        release.set()
+    assert (failure.key, failure.attempts) == (3, 2)
+    assert "not done after 1 s" in failure.cause
+    assert sorted(done) == [key for key in range(40) if key != 3]
+    assert tries[1] == 39  # the second try came after all others
+
+
+def test_a_task_that_hangs_once_is_no_failure() -> None:
+    release, tries = threading.Event(), []
+
+    def hangs_once(key: int) -> dict[str, Any]:
+        if key == 3 and not tries:
+            tries.append(key)
+            release.wait(30)
+        return {"key": key}
+
+    done: dict[int, Any] = {}
+    with open_engine(EngineSpec(threads=2, task_s=1.0)) as engine:
+        assert engine.run(hangs_once, range(20), done.__setitem__) == []
+        release.set()
+    assert sorted(done) == list(range(20))
+
+
 def test_threads_overlap(engine: Engine) -> None:
     began = time.perf_counter()
     engine.run(lambda _: time.sleep(0.1) or {}, range(9), lambda *_: None)  # type: ignore[func-returns-value]

@@ -134,6 +134,38 @@ def test_a_task_that_kills_its_worker_is_set_aside_and_innocents_finish(
 
 
 @pytest.mark.slow
+def test_a_task_that_hangs_costs_its_worker_but_no_other_task() -> None:
+    done: dict[int, Any] = {}
+    with open_engine(EngineSpec(workers=2, task_s=6.0)) as engine:
+        (failure,) = engine.run(partial(fails_on, bad=5, how="hang"), range(30), done.__setitem__)
+    assert (failure.key, failure.attempts) == (5, 2)
+    assert "not done after 6 s" in failure.cause
+    assert sorted(done) == [key for key in range(30) if key != 5]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_has_lost_all_its_workers_for_good_is_revived(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from geopanoptic.workers import remote
+
+    monkeypatch.setattr(remote, "REVIVE_S", 2.0)
+    done: dict[int, Any] = {}
+    with open_engine(EngineSpec(workers=2)) as engine:
+        client = engine._backend("probe")._client
+
+        def lose_all(key: int, _: object) -> None:
+            done[key] = True
+            if len(done) == 3:  # not the processes, which Dask restarts: their Nannies too
+                for nanny in list(client.cluster.workers.values()):
+                    client.sync(nanny.close)
+
+        task = partial(fails_on, bad=-1, how="")
+        assert engine.run(task, range(60), lose_all) == []
+    assert sorted(done) == list(range(60))
+
+
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_costs_nothing(tmp_path: Path) -> None:
     """kill -9 of each worker in turn: all parts are there, and equal to an undisturbed run's."""
     keys = range(24)

@@ -44,15 +44,15 @@ class Engine:
         whether the result exists although its answer was lost (None: it does not).
 
         TileError and SceneError of a task make a `Failure` at once. Anything unexpected, also
-        the death of the worker, is tried once more, after all others and alone. Other errors
-        of geopanoptic (StoreError: the disk is full) end the run and are raised.
+        the death of the worker or taking far longer than others, is tried once more, after all
+        others and alone. Other errors of geopanoptic (StoreError: the disk is full) end the run and are raised.
 
         Raises EngineError when the cluster is lost, nothing finishes for long, or everything
         fails; KeyboardInterrupt after Ctrl-C, when running tasks have finished (up to 30 s) or
         Ctrl-C came again.
         """
         backend = self._backend(uuid.uuid4().hex[:12])
-        loop = Loop(backend, task, self.spec.stall_s)
+        loop = Loop(backend, task, self.spec.stall_s, self.spec.task_s)
         try:
             return loop.run(keys, on_done, found)
         finally:

@@ -22,6 +22,7 @@ log = logging.getLogger("geopanoptic.workers")
 
 ATTEMPTS = 2
 POLL_S = 0.5
+OVERDUE_POLL_S = 5.0
 GRACE_S = 30.0  # after Ctrl-C, for tasks that already run
 STALL_MIN_S = 300.0
 STALL_FIRST_S = 1800.0  # before anything has finished: models are loaded, caches are cold
@@ -49,6 +50,9 @@ class Backend(Protocol):
     def check(self) -> None:
         """Raise EngineError when the engine is lost."""
 
+    def reclaim(self, key: int) -> bool:
+        """End a task that does not end by itself; tell whether that was possible."""
+
     def abandon(self) -> None:
         """Forget all tasks in flight."""
 
@@ -56,10 +60,14 @@ class Backend(Protocol):
 class Loop:
     """One `Engine.run`: see there for what it promises."""
 
-    def __init__(self, backend: Backend, task: Task, stall_s: float | None) -> None:
+    def __init__(
+        self, backend: Backend, task: Task, stall_s: float | None, task_s: float | None = None
+    ) -> None:
         self.backend = backend
         self.task = task
         self.stall_s = stall_s
+        self.task_s = task_s
+        self.looked = time.monotonic()
         self.started: dict[int, float] = {}
         self.durations: deque[float] = deque(maxlen=256)
         self.again: list[int] = []
@@ -114,7 +122,11 @@ class Loop:
                 outcome = self.backend.answers.get_nowait()
         except queue.Empty:
             pass
-        if time.monotonic() - self.last_progress > POLL_S:
+        now = time.monotonic()
+        if now - self.looked > min(OVERDUE_POLL_S, self.task_s or OVERDUE_POLL_S):
+            self.looked = now
+            self._check_overdue(on_done, found)
+        if now - self.last_progress > POLL_S:
             self.backend.check()
             self._check_stall()
 
@@ -162,13 +174,28 @@ class Loop:
                 f"tried; the last one said: {outcome.cause}"
             )
 
+    def _usual_limit(self) -> float:
+        if self.durations:
+            return max(STALL_MIN_S, 10 * statistics.median(self.durations))
+        return STALL_FIRST_S
+
+    def _check_overdue(self, on_done: OnDone, found: Found | None) -> None:
+        """End tasks that take far longer than others: a file server that hangs, a bomb of a file.
+
+        Ended, such a task counts as lost: it is tried once more, alone, then given up.
+        """
+        limit = self._usual_limit() if self.task_s is None else self.task_s
+        now = time.monotonic()
+        for key in [k for k, began in self.started.items() if now - began > limit]:
+            if not self.backend.reclaim(key):
+                continue
+            del self.started[key]
+            self.last_progress = time.monotonic()
+            cause = f"it was not done after {limit:.0f} s and has been ended"
+            self._settle(Outcome(key, error=LOST, cause=cause), on_done, found)
+
     def _check_stall(self) -> None:
-        if self.stall_s is not None:
-            limit = self.stall_s
-        elif self.durations:
-            limit = max(STALL_MIN_S, 10 * statistics.median(self.durations))
-        else:
-            limit = STALL_FIRST_S
+        limit = self._usual_limit() if self.stall_s is None else self.stall_s
         idle = time.monotonic() - self.last_progress
         if self.started and idle > limit:
             raise EngineError(

@@ -20,6 +20,8 @@ NO_WORKERS_S = 300.0
 COUNT_EVERY_S = 2.0
 COUNT_PATIENCE_S = 5.0
 RESULT_S = 60.0
+RESTART_S = 60.0
+REVIVE_S = 60.0
 BATCH = 4  # from so many tasks on, `map` is cheaper than as many times `submit`
 # What Dask raises when the work was lost, as opposed to gone wrong.
 _LOST_ERRORS = ("KilledWorker", "CancelledError", "FutureCancelledError", "NoValidWorkerError")
@@ -36,6 +38,7 @@ class DaskBackend:
         self._threads: dict[str, int] = {}
         self._processes = processes
         self._counted = 0.0
+        self._revived = False
         self._seen_workers = self._seen_scheduler = time.monotonic()
 
     def submit(self, task: Task, keys: Sequence[int], attempt: int) -> None:
@@ -115,11 +118,48 @@ class DaskBackend:
                 f"the Dask scheduler has been lost ({status}, for {away:.0f} s); finished work is "
                 "kept: run the same command again to go on"
             )
+        if now - self._seen_workers > REVIVE_S and not self._revived:
+            self._revived = True
+            self._revive()
         if now - self._seen_workers > NO_WORKERS_S:
             raise EngineError(
                 f"no worker has been there for {now - self._seen_workers:.0f} s; finished work is "
                 "kept: look at the workers' logs and run the same command again to go on"
             )
+
+    def _revive(self) -> None:
+        """Start the workers of our own cluster anew, once, when none has been there for long.
+
+        A worker that dies is restarted by its Nanny; when that fails too (no memory for a fork, say)
+        the slot stays empty.
+        """
+        cluster = self._client.cluster
+        if not self._processes or cluster is None:
+            return
+        log.warning("no worker has been there for %.0f s; starting them anew", REVIVE_S)
+        try:
+            self._client.sync(_start_missing, cluster, callback_timeout=NO_WORKERS_S)
+        except Exception as error:
+            log.warning("starting workers anew: %s", error)
+
+    def reclaim(self, key: int) -> bool:
+        """End a task by restarting the worker process that it keeps busy."""
+        future = self._futures.get(key)
+        if future is None:
+            return False
+        try:
+            ask = self._client.scheduler.processing
+            busy = self._client.sync(ask, workers=None, callback_timeout=COUNT_PATIENCE_S)
+            workers = [address for address, tasks in busy.items() if future.key in tasks]
+            if not workers:
+                return False
+            del self._futures[key]
+            self._client.cancel([future], asynchronous=False, force=True)
+            self._client.restart_workers(workers, timeout=RESTART_S, raise_for_error=False)
+        except Exception as error:
+            log.debug("ending task %d: %s", key, error)
+            return key not in self._futures
+        return True
 
     def stop_waiting(self) -> None:
         def tell() -> None:
@@ -142,6 +182,17 @@ class DaskBackend:
 
     def close(self, wait: bool) -> None:
         """Nothing to close: the client and the cluster are the engine's."""
+
+
+async def _start_missing(cluster: Any) -> None:
+    """Forget Nannies that have closed; the cluster then starts one for each free slot."""
+    from distributed.core import Status
+
+    ended = (Status.closed, Status.closing, Status.failed)
+    for name, nanny in list(cluster.workers.items()):
+        if nanny.status in ended:
+            del cluster.workers[name]
+    await cluster._correct_state()
 
 
 def _lost_cause(name: str) -> str:

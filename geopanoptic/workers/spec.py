@@ -35,7 +35,8 @@ class EngineSpec:
     `insecure`: allow an unencrypted scheduler on another host.
     `dashboard`: serve Dask's dashboard, on the loopback interface only.
     `stall_s`: give up when nothing finishes for so many seconds; None = 10 times the median task,
-    at least 5 minutes.
+    at least 5 minutes. `task_s`: end a task after so many seconds and try it once more, alone;
+    None = likewise.
     """
 
     workers: int = 0
@@ -48,6 +49,7 @@ class EngineSpec:
     insecure: bool = False
     dashboard: bool = False
     stall_s: float | None = None
+    task_s: float | None = None
 
     def __post_init__(self) -> None:
         counts = [n for n in (self.threads, self.cores) if n is not None]
