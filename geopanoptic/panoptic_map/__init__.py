@@ -10,6 +10,7 @@ from geopanoptic.panoptic_map.map import (
     open_maps,
 )
 from geopanoptic.panoptic_map.page import report_of
+from geopanoptic.panoptic_map.stac import stac_item
 from geopanoptic.panoptic_map.tables import (
     MapInfo,
     load_segments,
@@ -37,5 +38,6 @@ __all__ = [
     "report_of",
     "save_segments",
     "segment_areas_m2",
+    "stac_item",
     "write_map_json",
 ]

@@ -13,13 +13,13 @@ from geopanoptic.panoptic_map import (
     PanopticMap,
     report_of,
     save_segments,
+    stac_item,
     write_map_json,
 )
 from geopanoptic.predict.finished import Finished
 from geopanoptic.predict.layers import write_layers
 from geopanoptic.predict.plan import Plan
 from geopanoptic.predict.settings import Products, instances_beside
-from geopanoptic.predict.stac import stac_item
 from geopanoptic.raster import (
     publish_cog,
     write_instances_qml,
@@ -75,8 +75,6 @@ def _write_map(folder: Path, final: Path, finished: Finished, products: Products
         )
         cogs.result()
     date = plan.scene.scene.date
-    item = stac_item(run["scene"], rasters.georef, schema, date=date, run=run)
-    (folder / "item.json").write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
     info = MapInfo(
         schema=schema,
         date=date,
@@ -87,6 +85,9 @@ def _write_map(folder: Path, final: Path, finished: Finished, products: Products
     write_map_json(folder, info)
     page = report_of(PanopticMap.open(folder), final.stem, plan.scene)
     (folder / "report.html").write_text(page, encoding="utf-8")
+    files = [path.name for path in folder.iterdir()]
+    item = stac_item(files, rasters.georef, schema, date=date, run=run, card=plan.card)
+    (folder / "item.json").write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
     project = folder / f"{final.stem}.qgz"
     write_project(project, folder, rasters.georef.crs, _picture(plan), final=final)
 
