@@ -42,6 +42,20 @@ if TYPE_CHECKING:
     help="Pixel grid of the rasters: the one the model saw, or the scene's own. [working]",
 )
 @click.option("--bands", metavar="1,2,3", help="Bands to read as the model's, by number.")
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flips"]),
+    default="none",
+    show_default=True,
+    help="Test-time augmentation: flips averages over mirror images, at four times the work.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
+    default="auto",
+    show_default=True,
+    help="What carries out the network; auto takes the best that is installed for the model.",
+)
 @click.option("--nodata", type=float, metavar="V", help="Pixel value that means no measurement.")
 @click.option("--mask", metavar="FILE", help="Raster; leave out pixels that are 0 there.")
 @click.option("--aoi", metavar="FILE", help="Polygons; leave out pixels outside of them.")
@@ -158,7 +172,8 @@ def _nouns(options: dict[str, Any]) -> tuple[PredictSettings, Products, Executio
 def _print_estimate(found: dict[str, Any]) -> None:
     gsd = f"{found['gsd_m']:.3f} m" if found["gsd_m"] else "unknown (no CRS)"
     click.echo(
-        f"{found['shape'][1]} x {found['shape'][0]} px at GSD {gsd}, model {found['model']}\n"
+        f"{found['shape'][1]} x {found['shape'][0]} px at GSD {gsd}\n"
+        f"model {found['model']} on {found['engine']}\n"
         f"{found['tiles']} tiles in {found['regions']} regions\n"
         f"about {found['seconds']:.0f} s, {found['ram_mb']:.0f} MB of memory, "
         f"{found['work_mb']:.0f} MB of disk while it runs"
@@ -171,6 +186,7 @@ def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
         print_json(
             {
                 "outputs": [str(p) for p in outcome.paths],
+                "engine": record.engine,
                 "counts": record.counts,
                 "seconds": {k: round(v, 3) for k, v in record.seconds.items()},
                 "failed_tiles": record.failed_tiles,
@@ -179,6 +195,7 @@ def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
     else:
         by_class = record.counts.get("things_by_class", {})
         found = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in by_class.items())
+        click.echo(f"Network on {record.engine}.", err=True)
         click.echo(f"Found {found or 'no objects'}.")
         for path in outcome.paths:
             click.echo(f"Wrote {path}")

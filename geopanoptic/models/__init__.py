@@ -15,21 +15,26 @@ from geopanoptic.models.checkpoint import (
     read_tensors,
     save_model,
 )
+from geopanoptic.models.engines import Engine, choose_engine
+from geopanoptic.models.flips import with_tta
 from geopanoptic.models.segmenter import Fields, Segmented, Segmenter
 
 DEFAULT_MODEL = "landcover-v0"
 
 __all__ = [
     "DEFAULT_MODEL",
+    "Engine",
     "Fields",
     "ModelCard",
     "Segmented",
     "Segmenter",
     "check_model",
+    "choose_engine",
     "list_models",
     "load_model",
     "read_card",
     "save_model",
+    "with_tta",
 ]
 
 
@@ -62,15 +67,23 @@ def load_model(
     device: str = "cpu",
     threads: int | None = None,
     tta: str = "none",
+    engine: Engine | str = "torch",
 ) -> Segmenter:
     """Load a bundled model or a `.safetensors` file with a card, ready to segment.
 
     `device`: auto, cpu, cuda, cuda:N. `threads`: of the network in this process. `tta`: none, or
-    flips: average over mirror images, at four times the work.
+    flips: average over mirror images, at four times the work. `engine`: a name of `ENGINES`; the
+    ones other than torch run dense networks on the CPU, from a graph that is exported once.
     Raises CheckpointError: no such model, damaged or altered file, no card, weights that do not
-    fit; pickles are never loaded.
+    fit; pickles are never loaded. ConfigError: an engine that is not here.
     """
-    from geopanoptic.models.flips import with_tta
+    path = model_path(name_or_path)
+    if isinstance(engine, str):
+        engine = choose_engine(read_header(path).card, engine, gpu=device.startswith("cuda"))
+    if engine.name != "torch":
+        from geopanoptic.models.engines.segmenter import load_graph
+
+        return with_tta(load_graph(path, engine, threads), tta)
     from geopanoptic.models.torch_segmenter import load_torch
 
-    return with_tta(load_torch(model_path(name_or_path), device, threads), tta)
+    return with_tta(load_torch(path, device, threads), tta)

@@ -31,6 +31,7 @@ def run_facts(plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
         "model": plan.card.name,
         "model_version": plan.card.version,
         "model_sha256": plan.card.sha256,
+        "engine": plan.engine.to_json(),
         "read": plan.scene.describe(),
         "grid": {
             "core": plan.grid.core,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from geopanoptic.errors import SceneError, TileError
 from geopanoptic.grid import Tile, Window
-from geopanoptic.models import Segmenter, load_model
+from geopanoptic.models import Engine, Segmenter, load_model, with_tta
 from geopanoptic.predict.plan import Plan
 from geopanoptic.predict.tables import pack
 from geopanoptic.segments import PanopticTile
@@ -60,15 +60,15 @@ def _device() -> ThreadPoolExecutor:
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str, device: str, threads: int) -> Segmenter:
-    return load_model(model, device=device, threads=threads)
+def _loaded(model: str, device: str, threads: int, tta: str, engine: Engine) -> Segmenter:
+    return load_model(model, device=device, threads=threads, tta=tta, engine=engine)
 
 
 def segmenter_of(plan: Plan) -> Segmenter:
     """Return the plan's model, loaded once per process and only on the device thread."""
     if not isinstance(plan.model, str):
-        return plan.model
-    return _loaded(plan.model, plan.device, plan.threads)
+        return with_tta(plan.model, plan.settings.tta)
+    return _loaded(plan.model, plan.device, plan.threads, plan.settings.tta, plan.engine)
 
 
 def warm_up(plan: Plan) -> Future[Segmenter]:

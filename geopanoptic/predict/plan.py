@@ -12,7 +12,7 @@ import numpy.typing as npt
 from geopanoptic import __version__
 from geopanoptic.errors import SceneError
 from geopanoptic.grid import RegionGrid, TileGrid, Tiling, Window
-from geopanoptic.models import ModelCard, Segmenter, check_model
+from geopanoptic.models import Engine, ModelCard, Segmenter, check_model, choose_engine
 from geopanoptic.predict.settings import PredictSettings
 from geopanoptic.raster import Area, ReadRequest, Scene, WorkingScene
 from geopanoptic.store import JobRef, ObjectParts, PartStore
@@ -37,7 +37,8 @@ class Plan:
     """All that a worker needs to do its part; frozen, picklable, without open handles.
 
     `model` is a name or path, or a Segmenter object of the caller's. `threads` is for the network,
-    per process; `batch` counts tiles. The grid is cut on the working grid of `scene`.
+    per process; `engine` carries it out; `batch` counts tiles. The grid is cut on the working
+    grid of `scene`.
     """
 
     scene: WorkingScene
@@ -48,6 +49,7 @@ class Plan:
     k: int
     join_threshold: float
     settings: PredictSettings
+    engine: Engine
     job: JobRef | None = None
     device: str = "cpu"
     threads: int = 1
@@ -115,17 +117,26 @@ class Plan:
             "area": None if self.area is None else self.area.fingerprint(),
             "model": {"name": self.card.name, "sha256": self.card.sha256},
             "grid": asdict(self.grid) | {"k": self.k, "join_threshold": self.join_threshold},
-            "settings": asdict(self.settings),
+            "engine": self.engine.to_json(),
+            "settings": {k: v for k, v in asdict(self.settings).items() if k != "engine"},
         }
 
 
-def make_plan(scene: Scene, model: str | Segmenter, settings: PredictSettings) -> Plan:
+def make_plan(
+    scene: Scene, model: str | Segmenter, settings: PredictSettings, *, gpu: bool = False
+) -> Plan:
     """Bring a scene and a model together; every refusal comes from here, before the work starts.
 
+    `gpu`: the network will run on a GPU, which decides the engine where settings leave it open.
     Raises SceneError when the scene breaks the promise of the model's card, CheckpointError for
-    a model file that cannot be used, GridError for core and halo that do not fit.
+    a model file that cannot be used, GridError for core and halo that do not fit, ConfigError
+    for an engine that is not here.
     """
-    card = check_model(model) if isinstance(model, str) else model.card
+    if isinstance(model, str):
+        card = check_model(model)
+        engine = choose_engine(card, settings.engine, gpu=gpu)
+    else:
+        card, engine = model.card, Engine("given", "", "as it comes")
     working = WorkingScene.plan(scene, _request(card, settings))
     tiling = _tiling(card, settings, working)
     grid = tiling.grid(working.georef.shape)
@@ -143,6 +154,7 @@ def make_plan(scene: Scene, model: str | Segmenter, settings: PredictSettings) -
         k=_tiles_per_side(grid),
         join_threshold=tiling.join_threshold,
         settings=settings,
+        engine=engine,
     )
 
 

@@ -26,6 +26,7 @@ from geopanoptic.predict.settings import PredictSettings, Products
 from geopanoptic.raster import Scene
 from geopanoptic.store import check_output, open_job
 from geopanoptic.workers import Engine, EngineSpec, open_engine, trim_heap
+from geopanoptic.workers.spec import chosen_gpus
 
 # Called with (stage, done, total); pixels for 'infer', steps for the other stages.
 Progress = Callable[[str, int, int], None]
@@ -56,6 +57,7 @@ class RunRecord:
     """What a run did: written to map.json and run.json, and shown at the end."""
 
     started: str
+    engine: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
     failed_tiles: dict[int, str] = field(default_factory=dict)
@@ -106,7 +108,8 @@ def run(
     record = RunRecord(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     with record.stage("plan"):
         opened = Scene.open(scene, nodata=settings.nodata, date=settings.date)
-        plan = make_plan(opened, model, settings)
+        plan = make_plan(opened, model, settings, gpu=_on_gpu(execution.engine))
+        record.engine = str(plan.engine)
         if products.classes is not None:
             plan.card.schema.subset(products.classes)  # an unknown class is refused here
         if products.simplify_m is not None:
@@ -138,8 +141,9 @@ def dry_run(
 
     The time rests on the network's speed on one tile, measured here and now.
     """
-    plan = make_plan(Scene.open(scene, nodata=settings.nodata, date=settings.date), model, settings)
     spec = execution.engine
+    opened = Scene.open(scene, nodata=settings.nodata, date=settings.date)
+    plan = make_plan(opened, model, settings, gpu=_on_gpu(spec))
     processes = max(1, spec.workers)
     plan = replace(
         plan,
@@ -148,7 +152,15 @@ def dry_run(
         batch=execution.batch,
     )
     found = estimate(plan, processes * measured_speed(plan), processes)
-    return found.to_json() | {"model": plan.card.name, "notes": list(plan.scene.notes)}
+    about = {"model": plan.card.name, "engine": str(plan.engine), "notes": list(plan.scene.notes)}
+    return found.to_json() | about
+
+
+def _on_gpu(spec: EngineSpec) -> bool:
+    """Tell whether networks will run on a GPU; of a cluster elsewhere only --device cpu says no."""
+    if spec.scheduler is not None:
+        return spec.device != "cpu"
+    return bool(chosen_gpus(spec.device))
 
 
 def _work(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from geopanoptic.errors import ConfigError
+from geopanoptic.models.engines import ENGINES
 
 ProductKind = Literal["map", "raster", "vector", "preview"]
 
@@ -22,7 +23,9 @@ class PredictSettings:
     `mask` raster (0 = leave out) and `aoi` polygons: what lies outside becomes nodata.
     `min_area_m2`: smaller things return to stuff. `grid`: 'working' keeps the grid the model saw,
     'scene' brings the labels back to the scene's own grid. `origin`: (row, col) of the working grid
-    where one corner of the tile grid lies; None anchors it to the CRS's origin.
+    where one corner of the tile grid lies; None anchors it to the CRS's origin. `tta`: 'flips'
+    averages the network's answer over the mirror images of every tile, at four times the work.
+    `engine` carries out the network; 'auto' takes the best that is installed for the model.
     """
 
     core: int | None = None
@@ -36,6 +39,8 @@ class PredictSettings:
     min_area_m2: float | None = None
     grid: Literal["working", "scene"] = "working"
     origin: tuple[int, int] | None = None
+    tta: Literal["none", "flips"] = "none"
+    engine: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("core", "gsd_m"):
@@ -50,6 +55,10 @@ class PredictSettings:
             raise ConfigError(f"bands = {self.bands}: name bands by number, the first is 1")
         if self.grid not in ("working", "scene"):
             raise ConfigError(f"grid = '{self.grid}': use 'working' or 'scene'")
+        if self.tta not in ("none", "flips"):
+            raise ConfigError(f"tta = '{self.tta}': use 'none' or 'flips'")
+        if self.engine not in ENGINES:
+            raise ConfigError(f"engine = '{self.engine}': use {', '.join(ENGINES)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,76 @@
+"""A dense network on a graph engine behind the Segmenter door. No torch here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geopanoptic.errors import SceneError
+from geopanoptic.models.card import ModelCard
+from geopanoptic.models.checkpoint import read_header, read_tensors
+from geopanoptic.models.decode import decoder_of
+from geopanoptic.models.engines import Engine
+from geopanoptic.models.engines.runners import Runner, open_runner
+from geopanoptic.models.segmenter import Fields, Segmented
+from geopanoptic.models.smoothing import SMOOTH_PX, smooth
+
+STRIDE = 32  # as `torch_segmenter.STRIDE`
+
+
+class GraphSegmenter:
+    """A Segmenter (see `segmenter.Segmenter`) on OpenVINO or ONNX Runtime.
+
+    Law: the fields are those of `TorchSegmenter` up to the engine's rounding.
+    """
+
+    def __init__(self, card: ModelCard, run: Runner) -> None:
+        self.card = card
+        self.decoder = decoder_of(card)
+        self._run = run
+        stuff = [i for i, spec in enumerate(card.schema.classes) if not spec.is_thing]
+        self._stuff = np.array(stuff, np.int64)
+
+    def forward(self, chips: npt.NDArray[Any]) -> Fields:
+        """Run the network on chips (n, band, h, w), uint8 or float32, in the card's value range."""
+        if chips.ndim != 4 or chips.shape[1] != len(self.card.bands):
+            raise SceneError(
+                f"chips have shape {chips.shape}; the model '{self.card.name}' takes "
+                f"(n, {len(self.card.bands)}, rows, cols): {', '.join(self.card.bands)}"
+            )
+        rows, cols = chips.shape[2:]
+        pads = [(0, 0), (0, 0), (0, -rows % STRIDE), (0, -cols % STRIDE)]
+        padded = any(b for _, b in pads)
+        if padded:
+            chips = np.pad(chips, pads, mode="symmetric")
+        fields = self._run(np.ascontiguousarray(chips))
+        if padded:
+            fields = {k: np.ascontiguousarray(v[..., :rows, :cols]) for k, v in fields.items()}
+        for semantic in fields["semantic"]:
+            smooth(semantic, self._stuff, SMOOTH_PX)
+        return fields
+
+    def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
+        """Decode the fields of one tile (no leading axis); see `decode`."""
+        return self.decoder.decode(fields, valid)
+
+    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
+        """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
+        fields = self.forward(chips)
+        return [
+            self.decode({k: v[i] for k, v in fields.items()}, valid[i]) for i in range(len(chips))
+        ]
+
+
+def load_graph(path: Path, engine: Engine, threads: int | None) -> GraphSegmenter:
+    """Load a model file on a graph engine, its hash checked; errors as of `models.load_model`.
+
+    `threads`: of the network in this process; None takes all cores.
+    """
+    header = read_header(path)
+    read_tensors(path, header)  # a graph in the cache is no excuse for a damaged file
+    threads = threads or os.cpu_count() or 1
+    return GraphSegmenter(header.card, open_runner(path, header.card, engine, threads))
