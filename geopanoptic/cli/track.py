@@ -79,6 +79,13 @@ _KEPT = (
     show_default=True,
     help="Whether to move dates that lie off the reference.",
 )
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="DATE=FILE",
+    help="Imagery to measure offsets on instead of the maps (also of the reference); repeatable.",
+)
 @click.option("--max-shift", type=float, metavar="M", help="Largest offset; default 10 m or 2 px.")
 @click.option(
     "--link-rule", type=click.Choice(["default", "linz"]), default="default", show_default=True
@@ -155,7 +162,7 @@ def _settings(given: dict[str, Any]) -> Any:
     seen, slash, of = given.pop("confirm").partition("/")
     if not (slash and seen.isdigit() and of.isdigit()):
         raise ConfigError(f"--confirm {seen}{slash}{of}: write K/M, like 2/3")
-    masks = [read_pair(m) for m in given.pop("masks")]
+    masks, images = ([read_pair(m) for m in given.pop(k)] for k in ("masks", "images"))
     return TrackSettings(
         confirm_seen=int(seen),
         confirm_of=int(of),
@@ -164,6 +171,7 @@ def _settings(given: dict[str, Any]) -> Any:
         max_object_shift_m=given.pop("max_object_shift"),
         compatible=tuple(names(c) or () for c in given.pop("compatible")),
         masks=tuple((m.date, str(m.map)) for m in masks),
+        images=tuple((m.date, str(m.map)) for m in images),
         classes=names(given.pop("classes")),
         **given,
     )

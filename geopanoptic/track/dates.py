@@ -157,6 +157,6 @@ def _resolved(base: Path, href: str) -> Path:
     return base / (unquote(parsed.path) if parsed.scheme == "file" else href)
 
 
-def mask_of(masks: Sequence[tuple[str, str]], date: str) -> str | None:
-    """Return the mask file of a date, or None."""
-    return next((file for when, file in masks if iso_date(when) == date), None)
+def file_of(files: Sequence[tuple[str, str]], date: str) -> str | None:
+    """Return the file (mask, image) of a date, or None."""
+    return next((file for when, file in files if iso_date(when) == date), None)

@@ -27,10 +27,11 @@ from geopanoptic.change.registration import (
     decide,
     registration_json,
 )
+from geopanoptic.change.settings import ChangeSettings
 from geopanoptic.change.sides import common_classes, is_vector_side, open_side
 from geopanoptic.georef import GeoRef
 from geopanoptic.panoptic_map import PanopticMap
-from geopanoptic.track.dates import DatedMap, mask_of
+from geopanoptic.track.dates import DatedMap, file_of
 from geopanoptic.track.settings import TrackSettings
 from geopanoptic.track.views import DateView, Geometries
 
@@ -87,7 +88,9 @@ def open_date(dated: DatedMap, frame: Frame, settings: TrackSettings, told: Told
         objects, panoptic, made, record = frame.objects, frame.map, Registration("none"), None
     else:
         objects, panoptic = _objects(dated, settings, frame)
-        made, record = _registered(objects, panoptic, frame, settings, told)
+        images = tuple(file_of(settings.images, d) for d in (frame.date, dated.date))
+        change = settings.change(None if None in images else images)  # type: ignore[arg-type]
+        made, record = _registered((objects, panoptic), frame, change, told)
     offset = made.applied
     objects = objects.moved(-offset[0], -offset[1]) if offset != (0.0, 0.0) else objects
     footprint, hidden = None, np.zeros(0, object)
@@ -95,7 +98,7 @@ def open_date(dated: DatedMap, frame: Frame, settings: TrackSettings, told: Told
         unseen, footprint = unseen_of(panoptic, frame.crs, BEFORE, offset)
         hidden = unseen.geometry
     masked = np.zeros(0, object)
-    mask = mask_of(settings.masks, dated.date)
+    mask = file_of(settings.masks, dated.date)
     if mask is not None:
         masked = mask_polygons(mask, frame.crs, offset).geometry
     trusted = _trusted(objects, masked, settings.least_observed)
@@ -125,17 +128,14 @@ def _objects(
 
 
 def _registered(
-    objects: ObjectSet,
-    panoptic: PanopticMap | None,
-    frame: Frame,
-    settings: TrackSettings,
-    told: Told,
+    date: tuple[ObjectSet, PanopticMap | None], frame: Frame, settings: ChangeSettings, told: Told
 ) -> tuple[Registration, dict[str, Any]]:
     """Find the offset of a date from the reference, as `geopanoptic change` does."""
+    objects, panoptic = date
     both = frame.objects, objects
-    change = settings.change()
     if panoptic is not None and frame.map is not None:
-        maps = Maps(frame.map, panoptic, common_classes(frame.map.schema, panoptic.schema), change)
+        classes = common_classes(frame.map.schema, panoptic.schema)
+        maps = Maps(frame.map, panoptic, classes, settings)
         made, most_m = register_maps(maps, both, told)
         return made, registration_json(made, maps.grid().grid, most_m)
     most_m = _VECTOR_SHIFT_M if settings.max_shift_m is None else settings.max_shift_m

@@ -18,7 +18,7 @@ from geopanoptic.grid import TileGrid, Window
 from geopanoptic.panoptic_map import PanopticMap
 from geopanoptic.raster import LabelWriter, publish_cog, write_instances_qml
 from geopanoptic.schema import VOID, LabelSchema
-from geopanoptic.track.dates import mask_of
+from geopanoptic.track.dates import file_of
 from geopanoptic.track.opening import Opened, Told
 from geopanoptic.track.settings import TrackSettings
 from geopanoptic.track.tables import Rows
@@ -56,7 +56,7 @@ class Stack:
         layers = []
         for o, m in zip(opened, maps, strict=True):
             grid = displaced(reference.georef, o.offset)
-            path = mask_of(settings.masks, o.view.date)
+            path = file_of(settings.masks, o.view.date)
             mask = None if path is None else Mask.open(path, grid)
             code = common_classes(schema, m.schema).of_after
             code[VOID] = 0

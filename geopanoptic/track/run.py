@@ -68,7 +68,7 @@ def track(
     `maps`: (date, map) pairs; a map is a map directory, 'SEMANTIC.tif,INSTANCES.tif', COCO
     panoptic X.json, an open PanopticMap or a vector file of things; they may differ in CRS, pixel
     size and extent. `out`: tracks.gpkg, or `TrackOutputs`. With `append` the settings are those of
-    the file, masks of the new dates excepted.
+    the file, but for masks and images of the new dates.
 
     Raises SceneError, SchemaError, StoreError or ConfigError with the cure.
     """
@@ -122,7 +122,8 @@ def _check(outputs: TrackOutputs) -> None:
 def _settings(given: TrackSettings, stored: Stored | None) -> TrackSettings:
     if stored is None:
         return given
-    return replace(stored.settings, masks=(*stored.settings.masks, *given.masks))
+    old = stored.settings
+    return replace(old, masks=(*old.masks, *given.masks), images=(*old.images, *given.images))
 
 
 def _open(

@@ -21,8 +21,10 @@ class TrackSettings:
     nobody ('new'). `confirm_seen` of the first `confirm_of` dates make a track confirmed.
     `reference`: the date in whose frame and CRS all is compared (None: the first).
     `register` 'auto' or 'none'; `max_shift_m` None = 10 m, or two pixels. The thresholds of the
-    link rule are those of `geopanoptic change`. `masks` = (date, file): what was not seen at a
-    date. `classes`: only these things. `id_field`, `class_field`: attributes of vector files.
+    link rule are those of `geopanoptic change`. `images` = (date, raster): where the reference and
+    another date have one, the offset is measured on these and not on the maps. `masks` = (date,
+    file): what was not seen at a date. `classes`: only these things.
+    `id_field`, `class_field`: attributes of vector files.
     """
 
     max_gap: int = 2
@@ -40,6 +42,7 @@ class TrackSettings:
     max_object_shift_m: float = 3.0
     least_observed: float = 0.5
     compatible: tuple[tuple[str, ...], ...] = ()
+    images: tuple[tuple[str, str], ...] = ()
     masks: tuple[tuple[str, str], ...] = ()
     classes: tuple[str, ...] | None = None
     id_field: str | None = None
@@ -63,10 +66,11 @@ class TrackSettings:
     def confirm(self) -> ConfirmRule:
         return ConfirmRule(self.confirm_seen, self.confirm_of)
 
-    def change(self) -> ChangeSettings:
-        """Return the settings with which two dates are compared."""
+    def change(self, images: tuple[str, str] | None = None) -> ChangeSettings:
+        """Return the settings with which two dates are compared; `images` to register them by."""
         return ChangeSettings(
             register=self.register,
+            register_images=images,
             max_shift_m=self.max_shift_m,
             link_rule=self.link_rule,
             link=self.link,
