@@ -11,7 +11,7 @@ from geopanoptic.change.objects import Bools, Floats, Geometries, Ints
 from geopanoptic.change.outlines import Outlines, intersection
 from geopanoptic.change.threads import in_threads
 
-_ROUND = 1.005  # an octagonal circle drawn by GEOS lies up to 0.5 % inside the true one
+_MITRE = 1.5  # a square grown stays a square (1.414); sharper corners are cut
 _EPSILON_M = 1e-6
 
 Left = Geometries
@@ -25,19 +25,22 @@ def shared_area(left: Left, right: Right) -> Floats:
 
 
 def same_within(left: Left, right: Right, tolerance: float) -> Bools:
-    """Tell of pairs whether each lies inside the other grown by `tolerance`.
+    """Tell of pairs whether each lies inside the other with all edges moved out by `tolerance`.
 
     Growing costs most, so pairs whose bounds differ by more are told at once.
     """
     made = np.zeros(len(left), bool)
     if not len(left):
         return made
-    reach = tolerance * _ROUND + _EPSILON_M
+    reach = tolerance + _EPSILON_M
     apart = np.abs(shapely.bounds(left) - shapely.bounds(right)).max(axis=1)
     rows = np.flatnonzero(apart <= tolerance + _EPSILON_M)
 
     def inside(a: Left, b: Right) -> Bools:
-        return np.asarray(shapely.covers(shapely.buffer(b, reach, quad_segs=8), a), bool)
+        return np.asarray(
+            shapely.covers(shapely.buffer(b, reach, join_style="mitre", mitre_limit=_MITRE), a),
+            bool,
+        )
 
     rows = rows[in_threads(inside, left[rows], right[rows])]
     rows = rows[in_threads(inside, right[rows], left[rows])]
