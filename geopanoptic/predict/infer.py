@@ -15,6 +15,7 @@ import numpy.typing as npt
 from geopanoptic.errors import SceneError, TileError
 from geopanoptic.grid import Tile, Window
 from geopanoptic.models import Engine, Segmenter, load_model, with_tta
+from geopanoptic.predict.backoff import DEVICE
 from geopanoptic.predict.plan import Plan
 from geopanoptic.predict.tables import pack
 from geopanoptic.segments import PanopticTile
@@ -206,7 +207,7 @@ def _forward(
         [mirrored(pixels, t.window, plan.seen_window(t.index)) for t, pixels, _ in batch]
     )
     start = time.perf_counter()
-    fields = model.forward(chips)
+    fields = DEVICE.forward(model, chips)
     return fields, time.perf_counter() - start
 
 

@@ -19,6 +19,7 @@ from geopanoptic.predict.infer import (
     warm_up,
 )
 from geopanoptic.predict.join import Ids, core_region, number_ids, resolve_ids, seam_region
+from geopanoptic.predict.memory import Need, within_memory
 from geopanoptic.predict.plan import Plan, estimate, make_plan
 from geopanoptic.predict.publish import publish
 from geopanoptic.predict.rasters import Rasters, write_rasters
@@ -38,13 +39,13 @@ class Execution:
 
     `work_dir`: where finished tiles are kept, a folder or an address like ``s3://bucket/job``
     (default: `<first output>.gpjob`, removed at the end). `fresh`: forget what an earlier run left
-    there. `batch`: tiles per network call.
+    there. `batch`: tiles per network call (None: 1 on a CPU, 4 on a GPU).
     """
 
     engine: EngineSpec = field(default_factory=EngineSpec)
     work_dir: Path | str | None = None
     fresh: bool = False
-    batch: int = 1
+    batch: int | None = None
     progress: Progress | None = None
 
     def report(self, stage: str, done: int, total: int) -> None:
@@ -117,6 +118,7 @@ def run(
         for path in products.of_kind("vector"):
             if path.suffix.lower() == ".geojson":
                 plan.scene.georef.need_metres(f"{path}: GeoJSON, always in degrees,")
+    execution = _within_memory(plan, execution)
     work_dir = execution.work_dir or products.paths[0].with_name(products.paths[0].name + ".gpjob")
     files = products.paths[0].with_name(products.paths[0].name + ".gpfiles")
     with open_job(work_dir, plan.fingerprint(), files=files, fresh=execution.fresh) as job:
@@ -126,7 +128,7 @@ def run(
                 job=job.ref,
                 device=engine.device,
                 threads=engine.threads_for_compute,
-                batch=execution.batch,
+                batch=execution.batch or 1,
             )
             paths = _work(plan, products, execution, engine, record)
         if execution.work_dir is None:
@@ -144,16 +146,27 @@ def dry_run(
     spec = execution.engine
     opened = Scene.open(scene, nodata=settings.nodata, date=settings.date)
     plan = make_plan(opened, model, settings, gpu=_on_gpu(spec))
+    execution = _within_memory(plan, execution)
     processes = max(1, spec.workers)
     plan = replace(
         plan,
         device=spec.device,
         threads=spec.cores_per_process(processes),
-        batch=execution.batch,
+        batch=execution.batch or 1,
     )
     found = estimate(plan, processes * measured_speed(plan), processes)
     about = {"model": plan.card.name, "engine": str(plan.engine), "notes": list(plan.scene.notes)}
     return found.to_json() | about
+
+
+def _within_memory(plan: Plan, execution: Execution) -> Execution:
+    """Settle tiles per network call and regions in flight; ConfigError where --max-ram is less."""
+    spec = execution.engine
+    gpus = [] if spec.scheduler is not None else chosen_gpus(spec.device)
+    need = Need.of(plan.grid, plan.k, gpu=_on_gpu(spec))
+    processes = spec.workers or max(1, len(gpus))
+    spec, batch = within_memory(need, spec, execution.batch, processes)
+    return replace(execution, engine=spec, batch=batch)
 
 
 def _on_gpu(spec: EngineSpec) -> bool:

@@ -45,7 +45,8 @@ class Engine:
 
         TileError and SceneError of a task make a `Failure` at once. Anything unexpected, also
         the death of the worker or taking far longer than others, is tried once more, after all
-        others and alone. Other errors of geopanoptic (StoreError: the disk is full) end the run and are raised.
+        others and alone. Other errors of geopanoptic (StoreError: the disk is full) end the run
+        and are raised.
 
         Raises EngineError when the cluster is lost, nothing finishes for long, or everything
         fails; KeyboardInterrupt after Ctrl-C, when running tasks have finished (up to 30 s) or

@@ -130,8 +130,8 @@ class DaskBackend:
     def _revive(self) -> None:
         """Start the workers of our own cluster anew, once, when none has been there for long.
 
-        A worker that dies is restarted by its Nanny; when that fails too (no memory for a fork, say)
-        the slot stays empty.
+        A worker that dies is restarted by its Nanny; when that fails too (no memory for a new
+        process, say) the slot stays empty.
         """
         cluster = self._client.cluster
         if not self._processes or cluster is None:
