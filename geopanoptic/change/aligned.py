@@ -103,7 +103,10 @@ class Aligned:
         Edges are found and blurred on the map's own grid and only then interpolated: nearest
         neighbour would move them by up to half a pixel.
         """
-        return read_edges(Lattice(self.own, self.grid), window, self._own_edges)
+        edges, known = read_edges(Lattice(self.own, self.grid), window, self._own_edges)
+        if self.mask is not None:
+            known &= ~self.mask.hides(window, self.grid)
+        return edges, known
 
     def _own_edges(self, seen: Window) -> tuple[Floats32, npt.NDArray[np.bool_]]:
         classes, ids = self.source.read(seen)

@@ -21,7 +21,7 @@ from geopanoptic.change.registration import RegisterChoice, Registration, Scale,
 from geopanoptic.change.relate import relate
 from geopanoptic.change.settings import ChangeSettings
 from geopanoptic.change.sides import MapLike, date_of, is_vector_side, open_side, years_between
-from geopanoptic.errors import ConfigError, SceneError
+from geopanoptic.errors import ConfigError, SceneError, SchemaError, nearest_name
 from geopanoptic.georef import GeoRef
 from geopanoptic.panoptic_map import PanopticMap
 
@@ -121,6 +121,8 @@ def compare_objects(before: MapLike, after: MapLike, settings: ChangeSettings) -
     sides = [_object_side(s, settings) for s in (before, after)]
     crs = _objects_crs(sides, settings)
     one, two = (in_crs_of(objects, crs) for objects, _ in sides)
+    _check_classes(settings.classes, {*one.class_names, *two.class_names})
+    one, two = kept(one, settings.classes), kept(two, settings.classes)
     grid = _extent((one, two), crs)
     if settings.register_images is not None:
         raise ConfigError("--register-images needs panoptic maps; give --register DX,DY instead")
@@ -154,9 +156,18 @@ def _named(side: MapLike) -> str | Path:
 def _object_side(side: MapLike, settings: ChangeSettings) -> tuple[ObjectSet, PanopticMap | None]:
     if isinstance(side, PanopticMap) or not is_vector_side(side):
         panoptic = open_side(side)
-        return kept(map_objects(panoptic), settings.classes), panoptic
+        return map_objects(panoptic), panoptic
     fields = ObjectFields(settings.id_field, settings.class_field)
-    return kept(read_objects(side, fields), settings.classes), None
+    return read_objects(side, fields), None
+
+
+def _check_classes(wanted: tuple[str, ...] | None, known: set[str]) -> None:
+    for name in wanted or ():
+        if name not in known:
+            raise SchemaError(
+                f"--classes: no object is a '{name}'{nearest_name(name, known)}; there are "
+                f"{', '.join(sorted(known)) or 'none'}"
+            )
 
 
 def _objects_crs(
@@ -186,7 +197,8 @@ def _extent(sets: tuple[ObjectSet, ObjectSet], crs: str | None) -> GeoRef:
     span = float(max((high - low).max(), 1e-9))
 
     def around(x0: float, y0: float, x1: float, y1: float) -> GeoRef:
-        size = max(x1 - x0, y1 - y0, 1e-9) / 1000
+        middle = Affine(1, 0, (x0 + x1) / 2, 0, -1, (y0 + y1) / 2)
+        size = 1.0 / float(np.mean(Scale.of(GeoRef(crs, middle, (0, 0))).metres))
         shape = max(1, int(np.ceil((y1 - y0) / size))), max(1, int(np.ceil((x1 - x0) / size)))
         return GeoRef(crs, Affine(size, 0, x0, 0, -size, y1), shape)
 

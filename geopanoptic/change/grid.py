@@ -72,7 +72,7 @@ def common_grid(
     `offset`: where the after map lies too far, in map units of the chosen grid; it is moved back.
     Raises SceneError, with both extents in longitude and latitude, when they do not overlap.
     """
-    base = _base(before, after, choice)
+    base = _north_up(_base(before, after, choice))
     a, b = _footprint(before, base), _footprint(after, base) - np.asarray(offset)
     import shapely
 
@@ -123,6 +123,19 @@ def _base(before: GeoRef, after: GeoRef, choice: GridChoice) -> GeoRef:
         )
     size = choice.size
     return GeoRef(crs.to_wkt(), Affine(size, 0.0, 0.0, 0.0, -size, 0.0), (1, 1))
+
+
+def _north_up(base: GeoRef) -> GeoRef:
+    """Return the same pixels numbered from the north-west; SceneError for a rotated grid."""
+    if base.is_rotated:
+        raise SceneError(
+            "the grid of the comparison would be rotated, which few programs read; choose a "
+            "north-up one with --grid EPSG:XXXX+SIZE, or of the other map"
+        )
+    t, (h, w) = base.transform, base.shape
+    back = Affine.translation(w if t.a < 0 else 0, h if t.e > 0 else 0)
+    mirror = Affine.scale(-1 if t.a < 0 else 1, -1 if t.e > 0 else 1)
+    return GeoRef(base.crs, t @ back @ mirror, base.shape)
 
 
 def _plain_size(georef: GeoRef) -> float:

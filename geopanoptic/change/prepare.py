@@ -50,7 +50,9 @@ class Maps:
             one = open_side(before, two.schema)
         elif two.loose_kinds and not one.loose_kinds:
             two = open_side(after, one.schema)
-        return cls(one, two, common_classes(one.schema, two.schema), settings)
+        classes = common_classes(one.schema, two.schema)
+        classes.schema.subset(settings.classes or ())  # an unknown class is refused here
+        return cls(one, two, classes, settings)
 
     def grid(self, offset: Offset = (0.0, 0.0)) -> CommonGrid:
         """Return the common grid when the after map is moved back by `offset`."""

@@ -44,6 +44,7 @@ def write_files(
     """Write all files of a comparison; return the report. `start`: of the clock, monotonic."""
     report = make_report(compared)
     pixels = compared.pixels
+    report["outputs"] = [p.name for p in files.all(pixels is not None)]
     if pixels is None:
         _write_package(compared, files.gpkg, report, None)
     else:

@@ -207,6 +207,8 @@ def decide(
         # a few pairs refine what the windows have found, if they say nearly the same
         apart = fine.offset[0] - coarse.offset[0], fine.offset[1] - coarse.offset[1]
         found = fine.offset if scale.length_px(apart) <= 1.0 else found
+    elif fine is not None and coarse is None:
+        found = fine.offset  # reported, not trusted
     trusted = found is not None and (coarse_good or fine_good)
     made = Registration(choice.mode, (0.0, 0.0), found, trusted, coarse, fine, *counts)
     return _applied(made, choice, scale)
@@ -217,10 +219,14 @@ def _applied(made: Registration, choice: RegisterChoice, scale: Scale) -> Regist
     if choice.mode == "given":
         made = replace(made, applied=scale.from_m(choice.given_m))
     elif found is None:
+        windows = (
+            f"{made.beyond} of {made.tried} windows point beyond the largest shift allowed"
+            if made.tried
+            else "no window has enough edges at both dates"
+        )
         notes.append(
-            f"the offset between the maps could not be measured: of {made.tried} windows "
-            f"{made.beyond} point beyond the largest shift allowed, the rest has too few edges "
-            f"seen at both dates; compare the maps by eye, or give it with --register DX,DY"
+            f"the offset between the maps could not be measured ({windows}, and no object is there "
+            f"at both); compare them by eye, or give it with --register DX,DY"
         )
     else:
         large = scale.length_px(found) > LEAST_OFFSET_PX
@@ -235,8 +241,8 @@ def _applied(made: Registration, choice: RegisterChoice, scale: Scale) -> Regist
             )
         elif large:
             notes.append(
-                f"the maps may lie {what} apart, but the windows do not agree well enough to trust "
-                f"it ({_doubt(made)}); nothing was moved"
+                f"the maps may lie {what} apart, but too few windows or objects agree to trust it "
+                f"({_doubt(made)}); nothing was moved"
             )
     if made.beyond > max(LEAST_WINDOWS, made.tried // 2):
         notes.append(

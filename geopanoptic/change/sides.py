@@ -15,6 +15,7 @@ import numpy.typing as npt
 from geopanoptic.errors import ConfigError, SceneError
 from geopanoptic.grid import TileGrid
 from geopanoptic.panoptic_map import MapInfo, PanopticMap, is_vector, open_maps
+from geopanoptic.raster import Scene
 from geopanoptic.schema import NODATA, VOID, ClassSpec, LabelSchema
 
 MapLike = str | Path | PanopticMap
@@ -149,7 +150,7 @@ def thing_table(schema: LabelSchema) -> npt.NDArray[np.bool_]:
 
 
 def date_of(side: MapLike, given: str | None, option: str) -> str | None:
-    """Return the ISO date of a side: as given, of its map.json, or in its file name.
+    """Return the ISO date of a side: as given, of its map.json, its tags or its file name.
 
     Raises ConfigError for a given date that is none.
     """
@@ -168,6 +169,8 @@ def date_of(side: MapLike, given: str | None, option: str) -> str | None:
         written = read_map_json(file).date
         if written is not None:
             return written
+    if file.is_file() and not is_vector(file) and file.suffix.lower() != ".json":
+        return Scene.open(file).date
     for found in _COMPACT.finditer(file.name):
         with suppress(ValueError):  # 31 February
             return dt.date(*map(int, found.groups())).isoformat()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     nargs=2,
     default=None,
     metavar="BEFORE.tif AFTER.tif",
-    help="Measure the offset on these images instead of the maps.",
+    help="Measure the offset on these images instead of the maps. [with --predict: the scenes]",
 )
 @click.option(
     "--max-shift", "max_shift_m", type=float, metavar="METRES", help="Largest offset. [10, or 2 px]"
@@ -155,9 +155,9 @@ def change(before: str, after: str, out: Path, as_json: bool, **given: Any) -> i
     model, device = given.pop("model"), given.pop("device")
     settings, running = _nouns(given, quiet=as_json)
     if predicts:
-        before, after, running = _predicted(
-            (before, after), out, (model, device), running, settings
-        )
+        _predict_both((before, after), out, (model, device), settings, running)
+        settings, running = _with_scenes((before, after), settings, running)
+        before, after = (str(_map_of(out, side)) for side in ("before", "after"))
     found = run(before, after, out, settings, overwrite=overwrite, running=running)
     if as_json:
         print_json(found.report)
@@ -182,20 +182,23 @@ def _nouns(given: dict[str, Any], *, quiet: bool) -> tuple[ChangeSettings, Runni
     return ChangeSettings(**given), running
 
 
-def _predicted(
+def _map_of(out: Path, side: str) -> Path:
+    """Return where --predict keeps the map of a side: beside the output."""
+    return out.with_name(f"{out.stem}_{side}.panoptic")
+
+
+def _predict_both(
     scenes: tuple[str, str],
     out: Path,
     model: tuple[str | None, str],
-    running: Running,
     settings: ChangeSettings,
-) -> tuple[str, str, Running]:
-    """Map both scenes with one model, beside the output; what is there already is kept.
+    running: Running,
+) -> None:
+    """Map both scenes with one model; a map that is there already is kept.
 
-    The maps are NAME_before.panoptic and NAME_after.panoptic. One that another scene or model has
-    made is made anew, and an interrupted one goes on where it stopped.
+    One that another scene, model or version has made is made anew, and an interrupted one goes on
+    where it stopped.
     """
-    from dataclasses import replace
-
     from geopanoptic.change.outputs import Files
     from geopanoptic.models import DEFAULT_MODEL
     from geopanoptic.predict import Execution, PredictSettings, Products
@@ -203,11 +206,10 @@ def _predicted(
     from geopanoptic.workers import EngineSpec
 
     Files(out).check_name()
-    maps = []
+    name = model[0] or DEFAULT_MODEL
     dates = settings.date_before, settings.date_after
     for scene, side, date in zip(scenes, ("before", "after"), dates, strict=True):
-        path = out.with_name(f"{out.stem}_{side}.panoptic")
-        name = model[0] or DEFAULT_MODEL
+        path = _map_of(out, side)
         if not _is_made(path, scene, name):
             click.echo(f"Mapping {scene} with {name}", err=True)
             predict(
@@ -217,9 +219,22 @@ def _predicted(
                 PredictSettings(date=date),
                 Execution(EngineSpec(device=model[1]), progress=running.progress),
             )
-        maps.append(str(path))
-    images = scenes if running.images == (None, None) else running.images
-    return maps[0], maps[1], replace(running, images=images)
+
+
+def _with_scenes(
+    scenes: tuple[str, str], settings: ChangeSettings, running: Running
+) -> tuple[ChangeSettings, Running]:
+    """Use the scenes where they are better than their maps: to register by, and to look at.
+
+    What a model makes of two dates differs by more than the offset between them.
+    """
+    from dataclasses import replace
+
+    if settings.register_images is None and settings.register == "auto":
+        settings = replace(settings, register_images=scenes)
+    if running.images == (None, None):
+        running = replace(running, images=scenes)
+    return settings, running
 
 
 def _is_made(path: Path, scene: str, model: str) -> bool:

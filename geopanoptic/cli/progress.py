@@ -12,6 +12,7 @@ _NAMES = {
     "assemble": "Assembling",
     "write": "Writing",
     "count": "Counting",
+    "register": "Registering",
 }
 _PLAIN_EVERY_S = 30.0
 
