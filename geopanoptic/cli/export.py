@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from geopanoptic.cli.options import json_option, names, print_json
+from geopanoptic.cli.options import json_option, names, print_json, regularize_option
 
 
 @click.command(short_help="Write a map in another format.")
@@ -18,7 +18,7 @@ from geopanoptic.cli.options import json_option, names, print_json
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Where to write; may be given several times. .gpkg .parquet .fgb .geojson: polygons; "
+    help="Where to write; may be given several times. .gpkg .parquet .fgb .geojson .pmtiles: polygons; "
     ".json: COCO panoptic with a folder of PNGs; .tif: class x divisor + instance; "
     ".html: a report.",
 )
@@ -34,6 +34,7 @@ from geopanoptic.cli.options import json_option, names, print_json
     metavar="METRES",
     help="Simplify polygon outlines.",
 )
+@regularize_option
 @click.option("--tile", type=click.IntRange(min=64), metavar="N", help="Cut COCO images of N px.")
 @click.option(
     "--divisor",

@@ -11,16 +11,17 @@ from geopanoptic.export.packed import write_packed
 from geopanoptic.export.report import write_report
 from geopanoptic.panoptic_map import PanopticMap, polygon_layers
 from geopanoptic.store import atomic_output, check_output
-from geopanoptic.vector import TableContext, write_vectors
+from geopanoptic.vector import TableContext, regular_classes, write_vectors
 
-VECTORS = (".gpkg", ".parquet", ".fgb", ".geojson")
+VECTORS = (".gpkg", ".parquet", ".fgb", ".geojson", ".pmtiles")
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
     """What to export of a map.
 
-    `classes`: names, for polygons. `min_area_m2`, `simplify_m`: for polygons. `tile` px: cut COCO
+    `classes`: names, for polygons. `min_area_m2`, `simplify_m`: for polygons. `regularize`: right
+    angles for buildings (None: our default; True: the map must have the class). `tile` px: cut COCO
     images of this size (None: one image of the whole map). `divisor`: packed ids are
     class x divisor + instance. `scene`: the raster that a report shows (None: the one the map was
     made of, if it is still there).
@@ -29,6 +30,7 @@ class ExportSettings:
     classes: tuple[str, ...] | None = None
     min_area_m2: float = 0.0
     simplify_m: float = 0.0
+    regularize: bool | None = None
     tile: int | None = None
     divisor: int = 1000
     scene: str | None = None
@@ -38,9 +40,9 @@ class ExportSettings:
 def export(map_path: str | Path, out: str | Path, settings: ExportSettings | None = None) -> Path:
     """Write a map in another format; the suffix of `out` picks it.
 
-    `.gpkg .parquet .fgb .geojson`: polygons. `.json`: COCO panoptic, with its PNGs in the folder
-    of the same name. `.tif`: one raster of class x divisor + instance (Cityscapes ids when the
-    divisor is 1000), int32, stuff = its class id. `.html`: the map's report.
+    `.gpkg .parquet .fgb .geojson .pmtiles`: polygons. `.json`: COCO panoptic, with its PNGs in the
+    folder of the same name. `.tif`: one raster of class x divisor + instance (Cityscapes ids when
+    the divisor is 1000), int32, stuff = its class id. `.html`: the map's report.
 
     Returns `out`. Raises ConfigError for another suffix, StoreError for an output that cannot be
     written, SchemaError for an unknown class, SceneError for ids that do not fit.
@@ -80,6 +82,7 @@ def _write_polygons(panoptic: PanopticMap, final: Path, settings: ExportSettings
         classes=settings.classes,
         min_area_m2=settings.min_area_m2,
         simplify_m=settings.simplify_m,
+        regularize=regular_classes(panoptic.schema, settings.regularize),
     )
     layers = polygon_layers(panoptic.read, panoptic.segment_table, context)
     if len(layers) > 1 and final.suffix.lower() != ".gpkg":  # one layer a file: stuff beside

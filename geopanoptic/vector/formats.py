@@ -1,31 +1,31 @@
-"""Vector files by suffix: GeoPackage, GeoParquet, FlatGeobuf, GeoJSON."""
+"""Vector files by suffix: GeoPackage, GeoParquet, FlatGeobuf, GeoJSON, PMTiles."""
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
-import pyproj
-import shapely
 
 from geopanoptic.errors import ConfigError, StoreError
 from geopanoptic.schema import LabelSchema
 from geopanoptic.vector.geopackage import Layers, describe, publish, space_left, write_gpkg
+from geopanoptic.vector.geoparquet import write_geoparquet
 from geopanoptic.vector.specs import GEOMETRY, LayerSpec
 from geopanoptic.vector.streaming import Stream
 from geopanoptic.vector.styles import LayerStyle
 
-SUFFIXES = (".gpkg", ".parquet", ".fgb", ".geojson")
-_ROW_GROUP = 50_000
-_BBOX = ("xmin", "ymin", "xmax", "ymax")
+SUFFIXES = (".gpkg", ".parquet", ".fgb", ".geojson", ".pmtiles")
+_TILE_UNITS = 4096  # steps across a vector tile
+_AROUND_M = 40_075_016.686  # of the equator
+_LEVELS = 6  # zoom levels above the finest
+_USUAL_ZOOM = 16  # of layers that do not tell their pixels
 
 
 def need_vector_suffix(path: str | os.PathLike[str]) -> str:
@@ -56,8 +56,9 @@ def write_vectors(
 
     .gpkg holds all layers. The others hold one: the first layer with polygons takes `path`, each
     further one goes to NAME.LAYER.suffix beside it, and plain tables are left out. .parquet is
-    GeoParquet 1.1 (WKB, bbox column, zstd; rows in the order they come, block by block, so row
-    groups are compact). .geojson follows RFC 7946: longitude and latitude on WGS 84, 7 decimals.
+    GeoParquet 1.1 (WKB, bbox column, zstd; rows sorted along a Hilbert curve). .geojson follows
+    RFC 7946: longitude and latitude on WGS 84, 7 decimals. .pmtiles holds vector tiles for maps on
+    the web, from an overview to pixels: for the eye, outlines are cut and rounded.
 
     Every file appears whole or not at all. Raises ConfigError for another suffix, and for .geojson
     without a CRS; StoreError when a file cannot be written.
@@ -65,9 +66,10 @@ def write_vectors(
     suffix = need_vector_suffix(path)
     if suffix == ".gpkg":
         return write_gpkg(path, layers, crs_wkt, schema, styles=styles)
-    if suffix == ".geojson" and crs_wkt is None:
+    if suffix in (".geojson", ".pmtiles") and crs_wkt is None:
+        name = "GeoJSON" if suffix == ".geojson" else "PMTiles"
         raise ConfigError(
-            f"{path}: GeoJSON holds longitude and latitude, but the scene has no coordinate "
+            f"{path}: {name} holds places on the earth, but the scene has no coordinate "
             f"reference system; write .gpkg instead, or assign one (gdal_edit.py -a_srs)"
         )
     target = Path(path)
@@ -92,8 +94,12 @@ def _write_one(
     temporary.unlink(missing_ok=True)
     try:
         if suffix == ".parquet":
-            written = _write_parquet(temporary, spec, batches, crs_wkt)
+            written = write_geoparquet(temporary, spec, batches, crs_wkt)
             found = pq.read_metadata(temporary).num_rows
+        elif suffix == ".pmtiles":
+            written = _write_tiles(temporary, spec, batches, crs_wkt or "")
+            # an object lies in several tiles, or in none when it is a fraction of their step
+            found = written if pyogrio.read_info(temporary)["features"] else 0
         else:
             written = _write_ogr(temporary, suffix, spec, batches, crs_wkt)
             found = pyogrio.read_info(temporary, force_feature_count=True)["features"]
@@ -133,48 +139,45 @@ def _write_ogr(
     return stream.rows
 
 
-def _write_parquet(
-    path: Path, spec: LayerSpec, batches: Iterable[pa.RecordBatch], crs_wkt: str | None
+def _write_tiles(
+    path: Path, spec: LayerSpec, batches: Iterator[pa.RecordBatch], crs_wkt: str
 ) -> int:
-    """Stream GeoParquet 1.1 with a bbox covering; memory holds one row group."""
-    box = pa.struct([(name, pa.float64()) for name in _BBOX])
-    fields = [f.remove_metadata() for f in spec.arrow_schema]
-    schema = pa.schema([*fields, pa.field("bbox", box)])
-    waiting, bounds = 0, np.array([np.inf, np.inf, -np.inf, -np.inf])
-    held: list[pa.RecordBatch] = []
-    with (
-        Stream(spec, batches) as stream,
-        pq.ParquetWriter(path, schema, compression="zstd") as writer,
-    ):
-        for batch in stream:
-            boxes = shapely.bounds(shapely.from_wkb(batch.column(GEOMETRY).to_numpy(False)))
-            bounds[:2] = np.fmin(bounds[:2], boxes[:, :2].min(axis=0, initial=np.inf))
-            bounds[2:] = np.fmax(bounds[2:], boxes[:, 2:].max(axis=0, initial=-np.inf))
-            corners = pa.StructArray.from_arrays([pa.array(c) for c in boxes.T], fields=list(box))
-            held.append(pa.RecordBatch.from_arrays([*batch.columns, corners], schema=schema))
-            waiting += batch.num_rows
-            if waiting >= _ROW_GROUP:
-                writer.write_table(pa.Table.from_batches(held), row_group_size=_ROW_GROUP)
-                held, waiting = [], 0
-        if held:
-            writer.write_table(pa.Table.from_batches(held), row_group_size=_ROW_GROUP)
-        about = _geo_metadata(spec, crs_wkt, bounds.tolist() if stream.rows else None)
-        writer.add_key_value_metadata({"geo": json.dumps(about)})
+    """Write vector tiles whose finest zoom resolves half a pixel of the map."""
+    with Stream(spec, batches) as stream:
+        rows = iter(stream)
+        first = next(rows, None)
+        if first is None:
+            raise ConfigError(
+                f"layer '{spec.name}' has no polygons, so there is nothing to cut into tiles; "
+                f"choose other --classes"
+            )
+        finest = _finest_zoom(first)
+        pyogrio.write_arrow(
+            pa.RecordBatchReader.from_batches(spec.arrow_schema, chain([first], rows)),
+            path,
+            driver="PMTiles",
+            layer=spec.name,
+            geometry_name=GEOMETRY,
+            geometry_type=spec.geometry_type,
+            crs=crs_wkt,
+            dataset_options={
+                "NAME": spec.name,
+                "MINZOOM": str(max(0, finest - _LEVELS)),
+                "MAXZOOM": str(finest),
+                "MAX_SIZE": "5000000",  # GDAL's default drops objects from crowded tiles
+                "MAX_FEATURES": "1000000",
+            },
+        )
     return stream.rows
 
 
-def _geo_metadata(
-    spec: LayerSpec, crs_wkt: str | None, bounds: list[float] | None
-) -> dict[str, Any]:
-    """Return the `geo` key of GeoParquet 1.1.0; a CRS of null means unknown there."""
-    column: dict[str, Any] = {
-        "encoding": "WKB",
-        "geometry_types": [spec.geometry_type],
-        "crs": None if crs_wkt is None else pyproj.CRS.from_wkt(crs_wkt).to_json_dict(),
-        "orientation": "counterclockwise",
-        "edges": "planar",
-        "covering": {"bbox": {name: ["bbox", name] for name in _BBOX}},
-    }
-    if bounds is not None:
-        column["bbox"] = bounds
-    return {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
+def _finest_zoom(batch: pa.RecordBatch) -> int:
+    """Return the zoom at which one of the 4096 steps of a tile is half a pixel at most."""
+    if not {"area_m2", "pixel_count"} <= set(batch.schema.names):
+        return _USUAL_ZOOM
+    area = np.nansum(batch.column("area_m2").to_numpy(False).astype(float))
+    pixels = np.nansum(batch.column("pixel_count").to_numpy(False).astype(float))
+    if not (area > 0 and pixels > 0):
+        return _USUAL_ZOOM
+    step = np.sqrt(area / pixels) / 2
+    return int(np.clip(np.ceil(np.log2(_AROUND_M / (_TILE_UNITS * step))), 0, 22))
