@@ -26,14 +26,17 @@ from geopanoptic.track.pixels import Stack, follow_classes, write_track_ids
 from geopanoptic.track.settings import TrackSettings
 from geopanoptic.track.tables import Rows, Tracked, timeline_rows
 from geopanoptic.track.views import DateView
+from geopanoptic.vector.project import write_package_project
 
 Progress = Callable[[str, int, int], None]
+PROJECT_LAYERS = {"unseen": False, "observations": True, "tracks": False}
 
 
 @dataclass(frozen=True)
 class TrackOutputs:
-    """Files to write. `package`: tracks.gpkg (None: nothing is written).
+    """Files to write.
 
+    `package`: tracks.gpkg, with the QGIS project tracks.qgz beside it (None: nothing is written).
     `append`: a tracks.gpkg whose dates come before the new ones; its ids stay. `rasters`: a folder
     for track_ids_DATE.tif, first_change_date.tif, n_changes.tif and last_class.tif.
     """
@@ -94,6 +97,9 @@ def track(
         overwrite = outputs.overwrite or outputs.package == outputs.append
         with atomic_output(outputs.package, overwrite) as path:
             report["layers"] = write_package(path, series, trajectories)
+        write_package_project(
+            outputs.package.with_suffix(".qgz"), outputs.package, PROJECT_LAYERS, series.crs
+        )
     return Tracks(report, tracked, trajectories)
 
 
@@ -115,6 +121,7 @@ def _check(outputs: TrackOutputs) -> None:
     if outputs.package is not None:
         overwrite = outputs.overwrite or outputs.package == outputs.append
         check_output(outputs.package, overwrite, {".gpkg"})
+        check_output(outputs.package.with_suffix(".qgz"), overwrite)
     if outputs.rasters is not None:
         outputs.rasters.mkdir(parents=True, exist_ok=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,7 +59,6 @@ def write_project(
     there to the scene is what the project holds. Raises StoreError when it cannot be written.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.qgz")
     start = target.parent.resolve()
     scene_start = (
         start
@@ -69,7 +68,34 @@ def write_project(
     layers = [*_layers(Path(folder), start), *_scene(scene, scene_start)]
     if scene is not None:  # it would lie hidden under the classes
         layers = [replace(x, shown=x.shown and x.name != "semantic") for x in layers]
-    root = _document(target.stem, layers, crs_wkt, _extent(Path(folder)))
+    _write(target, _document(target.stem, layers, crs_wkt, _extent(Path(folder) / "panoptic.gpkg")))
+
+
+def write_package_project(
+    path: str | os.PathLike[str],
+    package: str | os.PathLike[str],
+    shown: Mapping[str, bool],
+    crs_wkt: str | None,
+) -> None:
+    """Write a .qgz that opens layers of a GeoPackage as they are styled in it, the first on top.
+
+    `shown`: layer names and whether they are drawn at first; those without a style are left out.
+    A project also keeps a style's temporal properties, which QGIS drops when it opens a layer from
+    the file by itself (qgis/QGIS#42223, measured with 3.22).
+    """
+    target, file = Path(path), Path(package)
+    styles = _styles(file)
+    source = _relative(file, target.parent.resolve())
+    layers = [
+        ProjectLayer(name, f"{source}|layername={name}", file.stem, drawn, styles[name])
+        for name, drawn in shown.items()
+        if name in styles
+    ]
+    _write(target, _document(target.stem, layers, crs_wkt, _extent(file)))
+
+
+def _write(target: Path, root: Element) -> None:
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.qgz")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             head = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
@@ -85,8 +111,7 @@ def _layers(folder: Path, start: Path) -> Iterator[ProjectLayer]:
     """Yield the layers of a map from the top of the legend to its bottom."""
     package = folder / "panoptic.gpkg"
     if package.exists():
-        with closing(sqlite3.connect(f"file:{package}?mode=ro", uri=True)) as db:
-            styles = dict(db.execute("SELECT f_table_name, styleQML FROM layer_styles"))
+        styles = _styles(package)
         for name in ("seams_qa", "things", "stuff"):
             if name in styles:
                 source = f"{_relative(package, start)}|layername={name}"
@@ -97,6 +122,11 @@ def _layers(folder: Path, start: Path) -> Iterator[ProjectLayer]:
         if raster.exists() and style.exists():
             qml, shown = style.read_text(encoding="utf-8"), name == "semantic"
             yield ProjectLayer(name, _relative(raster, start), "Rasters", shown, qml)
+
+
+def _styles(package: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(f"file:{package}?mode=ro", uri=True)) as db:
+        return dict(db.execute("SELECT f_table_name, styleQML FROM layer_styles"))
 
 
 def _scene(scene: str | os.PathLike[str] | None, start: Path) -> Iterator[ProjectLayer]:
@@ -118,9 +148,8 @@ _RGB = (
 )
 
 
-def _extent(folder: Path) -> tuple[float, ...] | None:
+def _extent(package: Path) -> tuple[float, ...] | None:
     """Return the bounds of the polygons as the GeoPackage knows them."""
-    package = folder / "panoptic.gpkg"
     if not package.exists():
         return None
     with closing(sqlite3.connect(f"file:{package}?mode=ro", uri=True)) as db:
@@ -184,7 +213,7 @@ def _add_layer(parent: Element, layer: ProjectLayer, crs_wkt: str | None) -> Non
     provider.text = "ogr" if layer.is_vector else "gdal"
     if layer.qml is not None:
         for part in ElementTree.fromstring(layer.qml):
-            if part.tag in ("renderer-v2", "pipe"):
+            if part.tag in ("renderer-v2", "pipe", "temporal"):
                 made.append(part)
 
 
