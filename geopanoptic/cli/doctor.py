@@ -19,7 +19,8 @@ _NEEDED = (
     "numpy", "scipy", "numba", "xarray", "rioxarray", "dask", "distributed", "zarr",
 )  # fmt: skip
 _EXTRA = {
-    "openvino": "faster on the CPU: pip install 'geopanoptic[cpu]'",
+    "onnx": "writes graphs for the engines below: pip install 'geopanoptic[cpu]'",
+    "nncf": "8-bit twins of models: pip install 'geopanoptic[int8]'",
     "dask_cuda": "several GPUs: pip install 'geopanoptic[gpu]'",
     "transformers": "Hugging Face models: pip install 'geopanoptic[hf]'",
 }
@@ -40,6 +41,9 @@ def doctor(as_json: bool) -> int:
         click.echo(f"  {name:<28} {version}")
     for name, cure in found["optional"].items():
         click.echo(f"  {name:<28} {cure}")
+    click.echo("engines for networks on the CPU, the best first:")
+    for name, state in found["engines"].items():
+        click.echo(f"  {name:<28} {state}")
     for name, why in found["missing"].items():
         click.echo(f"MISSING {name}: {why}", err=True)
     click.echo(f"models: {', '.join(found['models']) or 'none'}")
@@ -68,6 +72,7 @@ def _look() -> dict[str, Any]:
         "gpu": _gpu(),
         "libraries": libraries,
         "optional": {name: _optional(name, cure) for name, cure in _EXTRA.items()},
+        "engines": _engines(),
         "missing": missing,
         "models": _models(missing),
     }
@@ -78,6 +83,13 @@ def _optional(name: str, cure: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return f"not installed ({cure})"
+
+
+def _engines() -> dict[str, str]:
+    """Return each engine's version and precision, or why it cannot be used."""
+    from geopanoptic.models.engines import ON_CPU, lacking, usable_engine
+
+    return {name: lacking(name) or str(usable_engine(name)) for name in ON_CPU}
 
 
 def _gpu() -> str | None:

@@ -72,7 +72,12 @@ def choose_engine(card: ModelCard, wanted: str = AUTO, *, gpu: bool = False) -> 
         why = "it runs on the CPU; use --device cpu, or --engine torch"
     if why is not None:
         raise ConfigError(f"--engine {wanted}: {why}")
-    return Engine(wanted, version_of(wanted), _precision(wanted))
+    return usable_engine(wanted)
+
+
+def usable_engine(name: str) -> Engine:
+    """Describe an engine that is installed, with the precision that it has on this processor."""
+    return Engine(name, version_of(name), _precision(name))
 
 
 @lru_cache(maxsize=8)
@@ -90,8 +95,3 @@ def _precision(engine: str) -> str:
     from geopanoptic.models.engines.runners import openvino_precision
 
     return openvino_precision()
-
-
-def engines_here() -> dict[str, str]:
-    """Return for each engine its version, or why it cannot be used (for `doctor`)."""
-    return {name: lacking(name) or version_of(name) for name in ON_CPU}
