@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from geopanoptic.errors import ConfigError
 from geopanoptic.export.coco import write_coco
+from geopanoptic.export.directory import write_directory
+from geopanoptic.export.opening import MapOpening
 from geopanoptic.export.packed import write_packed
 from geopanoptic.export.report import write_report
 from geopanoptic.panoptic_map import PanopticMap, polygon_layers
@@ -24,7 +26,7 @@ class ExportSettings:
     angles for buildings (None: our default; True: the map must have the class). `tile` px: cut COCO
     images of this size (None: one image of the whole map). `divisor`: packed ids are
     class x divisor + instance. `scene`: the raster that a report shows (None: the one the map was
-    made of, if it is still there).
+    made of, if it is still there). `opening`: how to read the map.
     """
 
     classes: tuple[str, ...] | None = None
@@ -34,6 +36,7 @@ class ExportSettings:
     tile: int | None = None
     divisor: int = 1000
     scene: str | None = None
+    opening: MapOpening = field(default_factory=MapOpening)
     overwrite: bool = False
 
 
@@ -42,7 +45,8 @@ def export(map_path: str | Path, out: str | Path, settings: ExportSettings | Non
 
     `.gpkg .parquet .fgb .geojson .pmtiles`: polygons. `.json`: COCO panoptic, with its PNGs in the
     folder of the same name. `.tif`: one raster of class x divisor + instance (Cityscapes ids when
-    the divisor is 1000), int32, stuff = its class id. `.html`: the map's report.
+    the divisor is 1000), int32, stuff = its class id. `.html`: the map's report. `.panoptic`: a map
+    directory, from whatever form the map has.
 
     Returns `out`. Raises ConfigError for another suffix, StoreError for an output that cannot be
     written, SchemaError for an unknown class, SceneError for ids that do not fit.
@@ -50,15 +54,19 @@ def export(map_path: str | Path, out: str | Path, settings: ExportSettings | Non
     settings = settings or ExportSettings()
     final = Path(out)
     suffix = final.suffix.lower()
-    if suffix not in (*VECTORS, ".json", ".tif", ".html"):
+    if suffix not in (*VECTORS, ".json", ".tif", ".html", ".panoptic"):
         cure = " (write .gpkg: a Shapefile cuts names and sizes)" if suffix == ".shp" else ""
         raise ConfigError(
             f"{out}: no export has the suffix '{suffix}'{cure}; use {', '.join(VECTORS)} for "
-            f"polygons, .json for COCO panoptic, .tif for packed ids, .html for a report"
+            f"polygons, .json for COCO panoptic, .tif for packed ids, .html for a report, "
+            f".panoptic for a map directory"
         )
     check_output(final, settings.overwrite)
-    panoptic = PanopticMap.open(map_path)
-    if suffix in VECTORS:
+    panoptic = settings.opening.open(map_path)
+    if suffix == ".panoptic":
+        with atomic_output(final, settings.overwrite) as folder:
+            write_directory(panoptic, folder, final)
+    elif suffix in VECTORS:
         _write_polygons(panoptic, final, settings)
     elif suffix == ".json":
         write_coco(panoptic, final, settings.tile, overwrite=settings.overwrite)

@@ -8,6 +8,7 @@ from geopanoptic.panoptic_map.map import (
     grid_difference,
     is_vector,
     open_maps,
+    packed_map,
 )
 from geopanoptic.panoptic_map.page import report_of
 from geopanoptic.panoptic_map.stac import stac_item
@@ -32,6 +33,7 @@ __all__ = [
     "is_vector",
     "load_segments",
     "open_maps",
+    "packed_map",
     "polygon_layers",
     "read_map_json",
     "read_polygons",

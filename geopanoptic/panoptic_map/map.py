@@ -16,7 +16,13 @@ from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
 from geopanoptic.panoptic_map.coco import CocoImage, read_coco
 from geopanoptic.panoptic_map.derive import derive_segments
-from geopanoptic.panoptic_map.source import LabelSource, RasterFacts, RasterSource, raster_facts
+from geopanoptic.panoptic_map.source import (
+    LabelSource,
+    PackedSource,
+    RasterFacts,
+    RasterSource,
+    raster_facts,
+)
 from geopanoptic.panoptic_map.tables import MapInfo, load_segments, read_map_json
 from geopanoptic.panoptic_map.vector import (
     VECTOR_SUFFIXES,
@@ -278,6 +284,22 @@ def _open_rasters(
         loose_kinds=schema is None,
         by_rows=facts.by_rows,
     )
+
+
+def packed_map(path: str | Path, divisor: int, schema: LabelSchema | None = None) -> PanopticMap:
+    """Open one raster of class x divisor + instance; SceneError when it is none.
+
+    Without a `schema` classes are called class_N, and those with instances are things.
+    """
+    from geopanoptic.panoptic_map.names import raster_schema
+
+    facts = raster_facts(path)
+    source = PackedSource(str(path), divisor)
+    classes = schema or raster_schema(source, facts.georef)
+    return PanopticMap(
+        str(path), facts.georef, MapInfo(classes), source, loose_kinds=schema is None,
+        by_rows=facts.by_rows,
+    )  # fmt: skip
 
 
 def _from_coco(path: Path, schema: LabelSchema, image: CocoImage) -> PanopticMap:

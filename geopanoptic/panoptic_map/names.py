@@ -6,13 +6,13 @@ import numpy as np
 
 from geopanoptic.georef import GeoRef
 from geopanoptic.panoptic_map.derive import blocks
-from geopanoptic.panoptic_map.source import RasterSource
+from geopanoptic.panoptic_map.source import PackedSource, RasterSource
 from geopanoptic.schema import NODATA, VOID, ClassSpec, LabelSchema
 
 _COLORS = ("#d1495b", "#1b7837", "#2b83ba", "#edae49", "#8d99ae", "#d8b98a", "#9b5de5", "#00798c")
 
 
-def raster_schema(source: RasterSource, georef: GeoRef) -> LabelSchema:
+def raster_schema(source: RasterSource | PackedSource, georef: GeoRef) -> LabelSchema:
     """Name the classes of a raster by its GDAL category names, else 'class_N'.
 
     A class is a thing when some of its pixels carry an instance id. Reads the rasters once.
@@ -22,8 +22,9 @@ def raster_schema(source: RasterSource, georef: GeoRef) -> LabelSchema:
         classes, ids = source.read(window)
         seen[np.unique(classes)] = True
         with_id[np.unique(classes[ids > 0])] = True
-    names = category_names(source.semantic)
-    colors = palette(source.semantic)
+    named = source.semantic if isinstance(source, RasterSource) else None
+    names = {} if named is None else category_names(named)
+    colors = {} if named is None else palette(named)
     specs: list[ClassSpec] = []
     for value in np.flatnonzero(seen).tolist():
         if value in (NODATA, VOID):

@@ -136,6 +136,32 @@ def raster_facts(path: str | Path) -> RasterFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedSource:
+    """One raster of class x divisor + instance (Cityscapes' instanceIds: divisor 1000).
+
+    Values below the divisor are classes without an instance: stuff, or a group of things. The
+    instance ids read are the packed values, which are unique over the classes.
+    """
+
+    packed: str
+    divisor: int
+
+    def read(self, window: Window) -> tuple[Bytes, Ids]:
+        """Return the window's classes and ids; SceneError for values that are no packed ids."""
+        values = RasterSource._band(self.packed, window).astype(np.int64)
+        classes = np.where(values >= self.divisor, values // self.divisor, values)
+        low, high = int(values.min(initial=0)), int(classes.max(initial=0))
+        if low < 0 or high > 255 or int(values.max(initial=0)) >= 2**31:
+            raise SceneError(
+                f"{self.packed} holds values {low}..{int(values.max(initial=0))}, classes up to "
+                f"{high}, in {window}; packed ids are class x {self.divisor} + instance, with "
+                f"classes 0..255; is the divisor another one?"
+            )
+        ids = np.where(values >= self.divisor, values, 0)
+        return classes.astype(np.uint8), ids.astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
 class CocoSource:
     """One image of a COCO panoptic data set: a PNG with id = R + 256 G + 65536 B, 0 = void.
 
