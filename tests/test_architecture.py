@@ -26,12 +26,14 @@ LAYERS = {
     6: {"cli"},
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
-# In layers 0 and 1 the vocabulary may build on itself; tools of layer 5 never call each other.
+# In layers 0 and 1 the vocabulary may build on itself; tools of layer 5 do not call each
+# other, but for what is named here.
 SAME_LAYER = {
     ("config", "errors"), ("grid", "errors"), ("georef", "errors"), ("georef", "grid"),
     ("schema", "errors"),
     ("metrics", "matching"), ("dataset", "panoptic_map"),
     ("raster", "store"), ("vector", "store"),
+    ("train", "predict"),  # a training is judged by the tool that its model is for
     ("track", "change"),  # a series is a chain of changes; never the other way round
 }  # fmt: skip
 HEAVY = {"torch", "dask", "distributed", "rasterio", "segmentation_models_pytorch", "timm"}

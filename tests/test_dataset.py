@@ -15,19 +15,31 @@ from geopanoptic.dataset import (
     ChipSet,
     ChipSettings,
     LayerSpec,
-    SourceArray,
+    Planes,
+    Reading,
+    Roots,
     SourceSpec,
-    prepare_source,
+    expand,
 )
+from geopanoptic.dataset import prepare_source as prepare
 from geopanoptic.dataset.boxes import paint_boxes, read_yolo
 from geopanoptic.dataset.chips import cut_chip
-from geopanoptic.dataset.sources import expand, level_path, set_of
+from geopanoptic.dataset.planes import set_of
+from geopanoptic.dataset.sources import level_path
 from geopanoptic.dataset.targets import STEP_M, ZERO, distance_bytes
 from geopanoptic.errors import ConfigError, SceneError, SchemaError
 from geopanoptic.schema import LabelSchema
 
 SCHEMA = LabelSchema.default()
 EVERYTHING = 127
+PLANES = Planes(3, len(SCHEMA))
+
+
+def prepare_source(
+    spec: SourceSpec, schema: LabelSchema, data: Path, labels: Path, cache: Path
+) -> Path:
+    """Prepare a source and return the path of its array."""
+    return prepare(spec, Reading(schema), Roots(data, labels, cache)).path
 
 
 def write(path: Path, array: np.ndarray) -> None:
@@ -64,7 +76,8 @@ def scene(tmp_path: Path) -> Path:
 
 
 def source(*layers: LayerSpec, **changes: object) -> SourceSpec:
-    entries = {"name": "s", "image": "image.tif", "gsd_m": 0.3, "layers": layers}
+    entries = {"name": "s", "image": "image.tif", "gsd_m": 0.3, "layers": layers,
+               "gsd_range_m": (0.2, 0.45)}  # fmt: skip
     return SourceSpec(**(entries | changes))  # type: ignore[arg-type]
 
 
@@ -114,17 +127,17 @@ def test_classes_layers_map_codes_to_sets(scene: Path) -> None:
 
 
 def test_mistakes_in_sources_are_named(scene: Path) -> None:
-    def prepare(layer: LayerSpec, **changes: object) -> None:
+    def attempt(layer: LayerSpec, **changes: object) -> None:
         prepare_source(source(layer, **changes), SCHEMA, scene, scene, scene / "cache")
 
     with pytest.raises(ConfigError, match="no label layer is of kind 'bokses'"):
-        prepare(LayerSpec("bokses"))
-    with pytest.raises(SceneError, match="cannot read"):
-        prepare(LAYERS[0], image="missing.tif")
+        attempt(LayerSpec("bokses"))
+    with pytest.raises(SceneError, match=r"missing\.tif"):
+        attempt(LAYERS[0], image="missing.tif")
     with pytest.raises(SchemaError, match="did you mean 'building'"):
-        prepare(LayerSpec("instances", "ids.tif", thing="bulding"))
+        attempt(LayerSpec("instances", "ids.tif", thing="bulding"))
     with pytest.raises(SceneError, match="has 1 band"):
-        prepare(LAYERS[0], image="ids.tif")
+        attempt(LAYERS[0], image="ids.tif")
 
 
 def test_a_source_for_each_item_shares_its_weight() -> None:
@@ -158,8 +171,8 @@ def test_distances_are_those_of_brute_force() -> None:
 
 
 def test_a_chip_at_scale_one_is_the_source_itself() -> None:
-    array = np.random.default_rng(0).integers(0, 256, (50, 60, 6), np.uint8)
-    settings = ChipSettings(16, 0, len(SCHEMA), augment=False)
+    array = np.random.default_rng(0).integers(0, 256, (50, 60, 8), np.uint8)
+    settings = ChipSettings(16, 0, PLANES, augment=False)
     chip = cut_chip([array], np.array([20.0, 30.0]), np.eye(2), settings).numpy()
     expected = array[12:28, 22:38].transpose(2, 0, 1)
     assert np.abs(chip[:3] - expected[:3]).max() < 0.05
@@ -169,8 +182,8 @@ def test_a_chip_at_scale_one_is_the_source_itself() -> None:
 
 
 def test_beyond_the_source_labels_are_void() -> None:
-    array = np.full((30, 30, 6), 7, np.uint8)
-    settings = ChipSettings(64, 0, len(SCHEMA), augment=False)
+    array = np.full((30, 30, 8), 7, np.uint8)
+    settings = ChipSettings(64, 0, PLANES, augment=False)
     chip = cut_chip([array], np.array([15.0, 15.0]), np.eye(2), settings).numpy()
     inside = np.zeros((64, 64), bool)
     inside[17:47, 17:47] = True
@@ -182,12 +195,9 @@ def test_beyond_the_source_labels_are_void() -> None:
 
 def test_chips_depend_on_seed_and_number_alone(scene: Path) -> None:
     spec = source(*LAYERS, gsd_range_m=(0.15, 0.6))
-    path = prepare_source(spec, SCHEMA, scene, scene, scene / "cache")
-    assert level_path(path, 2).exists()
-    sets = [
-        ChipSet([SourceArray(spec, path)], ChipSettings(32, seed, len(SCHEMA)), 10)
-        for seed in (1, 1, 2)
-    ]
+    made = prepare(spec, Reading(SCHEMA), Roots(scene, scene, scene / "cache"))
+    assert level_path(made.path, 2).exists()
+    sets = [ChipSet([made], ChipSettings(32, seed, PLANES), 10) for seed in (1, 1, 2)]
     for _ in range(3):
         _ = sets[0][_]
     a, b, c = (s[7] for s in sets)
@@ -195,7 +205,8 @@ def test_chips_depend_on_seed_and_number_alone(scene: Path) -> None:
     assert not torch.equal(a[0], c[0])
     assert a[0].shape == (3, 32, 32)
     assert a[0].dtype == torch.uint8
-    assert a[1].shape == a[2].shape == a[3].shape == (32, 32)
+    assert a.sets.shape == (1, 32, 32)
+    assert a.signed_px.shape == a.second_px.shape == a.ids.shape == (32, 32)
 
 
 def test_boxes_become_rounded_cars_at_the_right_angle(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def tiny(**changes: object) -> TrainConfig:
         LayerSpec("instances", "ids.tif", thing="building"),
         LayerSpec("everywhere", codes={"all": ["building", "grass"]}),
     )
-    source = SourceSpec("town", "rgb.tif", 0.3, layers, gsd_range_m=(0.28, 0.32))
+    source = SourceSpec("town", "rgb.tif", layers, 0.3, gsd_range_m=(0.28, 0.32))
     entries = {
         "name": "tiny", "version": "0", "sources": (source,), "decoder_channels": (32, 24, 16, 16),
         "chip_px": 96, "batch": 2, "steps": 6, "warmup_steps": 2, "log_every": 2, "save_every": 2,
@@ -119,14 +119,18 @@ def test_a_checkpoint_of_other_settings_is_refused(town: TrainPaths) -> None:
 def test_fine_tuning_starts_from_the_other_model(town: TrainPaths) -> None:
     fit(tiny(steps=2), town)
     start = town.run / "tiny.safetensors"
-    tuned = replace(town, run=town.run.with_name("tuned"), start=start)
-    fit(tiny(steps=1, warmup_steps=1, lr=0.0, encoder_lr=0.0, frozen_stages=2), tuned)
+    tuned = replace(town, run=town.run.with_name("tuned"))
+    still = {"steps": 1, "warmup_steps": 1, "lr": 0.0, "encoder_lr": 0.0, "frozen_stages": 2}
+    fit(tiny(start=str(start), **still), tuned)
     a, b = weights(start), weights(tuned.run / "tiny.safetensors")
     assert torch.equal(a["head.weight"], b["head.weight"])
     frozen = "encoder.model.bn1.running_mean"
     assert torch.equal(a[frozen], b[frozen]), "frozen stages keep their statistics"
     with pytest.raises(CheckpointError, match="do not fit"):
-        fit(tiny(steps=1, decoder_channels=(8, 8, 8, 8)), replace(tuned, run=town.run / "x"))
+        fit(
+            tiny(steps=1, start=str(start), decoder_channels=(8, 8, 8, 8)),
+            replace(tuned, run=town.run / "x"),
+        )
 
 
 def test_imagenet_weights_find_their_places() -> None:

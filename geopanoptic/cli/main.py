@@ -26,6 +26,7 @@ COMMANDS = {
     "area": "Estimate areas with uncertainty from interpreted pixels.",
     "change": "Compare two dates: objects, land cover, areas.",
     "track": "Follow objects over a series of dates.",
+    "train": "Train a model on your own scenes and labels.",
     "export": "Write a map in another format.",
     "info": "Describe a scene, a map or a model file.",
     "check": "Check that a map keeps its promises.",

@@ -1,4 +1,4 @@
-"""Radiometric augmentation of one chip: a float image (3, h, w) in 0..1 in, the same out."""
+"""Radiometric augmentation of one chip: a float image (band, h, w) in 0..1 in, the same out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 def augment_colour(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Change exposure, contrast, gamma, cast, saturation; now and then haze or grey."""
     x = image
-    gain = torch.tensor(np.exp(rng.normal(0, 0.10, (3, 1, 1))), dtype=x.dtype)
+    n = len(x)
+    gain = torch.tensor(np.exp(rng.normal(0, 0.10, (n, 1, 1))), dtype=x.dtype)
     x = x * gain * float(np.exp(rng.normal(0, 0.2)))
     mean = x.mean()
     x = (x - mean) * float(np.exp(rng.normal(0, 0.2))) + mean + float(rng.normal(0, 0.05))
@@ -21,7 +22,7 @@ def augment_colour(image: torch.Tensor, rng: np.random.Generator) -> torch.Tenso
     saturation = 0.0 if rng.random() < 0.04 else float(np.exp(rng.normal(0, 0.3)))
     x = grey + (x - grey) * saturation
     if rng.random() < 0.3:  # mix the bands a little: other sensors, other filters
-        mix = torch.eye(3) + torch.tensor(rng.normal(0, 0.08, (3, 3)), dtype=x.dtype)
+        mix = torch.eye(n) + torch.tensor(rng.normal(0, 0.08, (n, n)), dtype=x.dtype)
         x = torch.einsum("ij,jhw->ihw", mix / mix.sum(1, keepdim=True), x)
     if rng.random() < 0.12:
         x = _haze(x, rng)
@@ -52,6 +53,8 @@ def augment_sharpness(image: torch.Tensor, rng: np.random.Generator) -> torch.Te
         noise = rng.standard_normal(x.shape, dtype=np.float32) * rng.uniform(0.005, 0.03)
         x = x + torch.from_numpy(noise.astype(np.float32))
     x = x.clamp(0, 1)
+    if len(x) != 3:  # JPEG knows three colours
+        return x
     return _jpeg(x, int(rng.integers(35, 90))) if rng.random() < 0.2 else x
 
 

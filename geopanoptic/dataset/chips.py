@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,35 +16,39 @@ import torch
 from torch.nn import functional as F
 
 from geopanoptic.dataset.augment import augment_colour, augment_sharpness
-from geopanoptic.dataset.sources import LEVELS, SourceSpec, level_path
-from geopanoptic.dataset.targets import STEP_M, ZERO
+from geopanoptic.dataset.planes import Planes, is_exactly
+from geopanoptic.dataset.sources import LEVELS, SourceArray, level_path, step_m
+from geopanoptic.dataset.targets import ZERO
 
 _FOCUS_PIXELS = 3000  # remembered per class and source
 
 
 @dataclass(frozen=True, slots=True)
 class ChipSettings:
-    """`size_px` of a chip, `seed`, the number of classes, and whether to augment."""
+    """`size_px` of a chip, `seed`, the planes of the sources, and whether to augment colours."""
 
     size_px: int
     seed: int
-    n_classes: int
+    planes: Planes
     augment: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class SourceArray:
-    """A source and the path of its prepared array (`sources.prepare_source`)."""
+class Chip(NamedTuple):
+    """A training sample of s x s pixels; in a batch every field has a leading axis.
 
-    spec: SourceSpec
-    path: Path
+    `image` uint8 (band, s, s); `sets` uint8 (n_sets, s, s), bit masks of classes; `signed_px`,
+    `second_px` float32 (s, s), distances in chip pixels (see `targets`); `ids` int32 (s, s).
+    """
 
-
-Chip = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+    image: torch.Tensor
+    sets: torch.Tensor
+    signed_px: torch.Tensor
+    second_px: torch.Tensor
+    ids: torch.Tensor
 
 
 class ChipSet(torch.utils.data.Dataset[Chip]):
-    """Random access to chips: item i is (image uint8 (3, s, s), sets, signed px, second px)."""
+    """Random access to chips: item i depends on the seed and on i alone."""
 
     def __init__(self, sources: Sequence[SourceArray], settings: ChipSettings, n_chips: int):
         self.sources = tuple(sources)
@@ -56,7 +60,7 @@ class ChipSet(torch.utils.data.Dataset[Chip]):
         ]
         weight = np.array([s.spec.weight for s in self.sources], float)
         self.share = weight / weight.sum()
-        self.focus = [_focus_pixels(a, settings.n_classes) for a, *_ in self.levels]
+        self.focus = [_focus_pixels(a, settings.planes) for a, *_ in self.levels]
 
     def __len__(self) -> int:
         return self.n_chips
@@ -64,39 +68,43 @@ class ChipSet(torch.utils.data.Dataset[Chip]):
     def __getitem__(self, i: int) -> Chip:
         rng = np.random.default_rng([self.settings.seed, i])
         k = int(rng.choice(len(self.sources), p=self.share))
-        spec, array = self.sources[k].spec, self.levels[k][0]
-        gsd_m = float(np.exp(rng.uniform(*np.log(spec.gsd_range_m))))
+        source, array = self.sources[k], self.levels[k][0]
+        spec = source.spec
+        gsd_m = float(np.exp(rng.uniform(*np.log(spec.gsd_range_m or (source.gsd_m,) * 2))))
         centre = rng.uniform(0, array.shape[:2])
-        reach = self.settings.size_px * gsd_m / spec.gsd_m
+        reach = self.settings.size_px * gsd_m / source.gsd_m
         if rng.random() < spec.focus and self.focus[k]:
             pixels = self.focus[k][int(rng.integers(len(self.focus[k])))]
             centre = pixels[int(rng.integers(len(pixels)))] + rng.uniform(-0.3, 0.3, 2) * reach
         inside = np.minimum(reach / 2, np.array(array.shape[:2]) / 2)
         centre = np.clip(centre, inside, np.array(array.shape[:2]) - inside)
-        chip = cut_chip(self.levels[k], centre, _matrix(rng, gsd_m / spec.gsd_m), self.settings)
-        return self._finish(chip, gsd_m, rng)
+        matrix = _matrix(rng, gsd_m / source.gsd_m)
+        chip = cut_chip(self.levels[k], centre, matrix, self.settings)
+        return self._finish(chip, step_m(spec) / gsd_m, rng)
 
-    def _finish(self, chip: torch.Tensor, gsd_m: float, rng: np.random.Generator) -> Chip:
+    def _finish(self, chip: torch.Tensor, step_px: float, rng: np.random.Generator) -> Chip:
         """Augment the image and turn the distance bytes into chip pixels."""
-        image = chip[:3] / 255
+        planes = self.settings.planes
+        image = chip[: planes.n_bands] / 255
         if self.settings.augment:
             image = augment_sharpness(augment_colour(image, rng), rng)
-        step_px = STEP_M / gsd_m
-        return (
+        low, high = chip[planes.ids]
+        return Chip(
             (image * 255).round().byte(),
-            chip[3].byte(),
-            (chip[4] - ZERO) * step_px,
-            chip[5] * step_px,
+            chip[planes.sets].byte(),
+            (chip[planes.signed] - ZERO) * step_px,
+            chip[planes.second] * step_px,
+            (low + 256 * high).int(),
         )
 
 
-def _focus_pixels(array: npt.NDArray[np.uint8], n_classes: int) -> list[npt.NDArray[np.float64]]:
+def _focus_pixels(array: npt.NDArray[np.uint8], planes: Planes) -> list[npt.NDArray[np.float64]]:
     """List, per class that is labelled alone somewhere, some of its pixels (row, col)."""
     step = max(1, int(np.sqrt(array.shape[0] * array.shape[1] / 2e6)))
-    sets = np.asarray(array[::step, ::step, 3])
+    sets = np.asarray(array[::step, ::step, planes.sets])
     found = []
-    for k in range(n_classes):
-        where = np.argwhere(sets == 1 << k)
+    for k in range(planes.n_classes):
+        where = np.argwhere(is_exactly(sets, 1 << k))
         if len(where) > 20:
             pick = np.linspace(0, len(where) - 1, min(len(where), _FOCUS_PIXELS)).astype(int)
             found.append(where[pick] * float(step))
@@ -119,20 +127,20 @@ def cut_chip(
     matrix: npt.NDArray[np.float64],
     settings: ChipSettings,
 ) -> torch.Tensor:
-    """Sample a chip (6, s, s) float by an affine map from a source's copies (h, w, 6).
+    """Sample a chip (planes, s, s) float by an affine map from a source's copies (h, w, planes).
 
     `centre` and `matrix` are in pixels of the finest copy. The coarsest copy that is still at
     least as fine as the chip is used (so nothing aliases by more than 2); the image is taken
     bilinearly, labels by the nearest pixel. Beyond the source the image is mirrored and the labels
     are void.
     """
-    size = settings.size_px
+    size, n_bands = settings.size_px, settings.planes.n_bands
     scale = float(np.sqrt(abs(np.linalg.det(matrix))))
     level = int(np.clip(np.floor(np.log2(scale)), 0, len(levels) - 1))
     centre, matrix = centre / 2**level, matrix / 2**level
     half = np.abs(matrix) @ np.full(2, size / 2) + 2
     low, high = np.floor(centre - half).astype(int), np.ceil(centre + half).astype(int)
-    block = _mirrored(levels[level], low, high, (1 << settings.n_classes) - 1)
+    block = _mirrored(levels[level], low, high, settings.planes)
     rows, cols = high - low
     # affine_grid wants the map in units of half images, x before y
     theta = np.zeros((2, 3), np.float32)
@@ -142,7 +150,7 @@ def cut_chip(
     planes = torch.from_numpy(block).permute(2, 0, 1)[None].float()
     parts = [
         F.grid_sample(part, grid, mode=mode, align_corners=False, padding_mode="border")[0]
-        for part, mode in ((planes[:, :3], "bilinear"), (planes[:, 3:], "nearest"))
+        for part, mode in ((planes[:, :n_bands], "bilinear"), (planes[:, n_bands:], "nearest"))
     ]
     return torch.cat(parts)
 
@@ -151,7 +159,7 @@ def _mirrored(
     array: npt.NDArray[np.uint8],
     low: npt.NDArray[np.int64],
     high: npt.NDArray[np.int64],
-    everything: int,
+    planes: Planes,
 ) -> npt.NDArray[np.uint8]:
     """Read rows and cols low..high, mirrored beyond the rim, where labels become void."""
     shape = np.array(array.shape[:2])
@@ -166,6 +174,7 @@ def _mirrored(
     outside = np.zeros(block.shape[:2], bool)
     outside[(np.arange(low[0], high[0]) < 0) | (np.arange(low[0], high[0]) >= shape[0])] = True
     outside[:, (np.arange(low[1], high[1]) < 0) | (np.arange(low[1], high[1]) >= shape[1])] = True
-    block[outside, 3] = everything
-    block[outside, 4] = 0
+    block[outside, planes.sets] = planes.everything
+    block[outside, planes.signed] = 0
+    block[outside, planes.ids] = 0
     return block

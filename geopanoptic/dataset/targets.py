@@ -1,7 +1,7 @@
 """Distances to instance outlines, stored as bytes so that chips are cut from one memory map.
 
 `signed` holds the distance to the outline of the nearest instance, positive inside; `second` the
-distance to the second nearest instance. Both in steps of 0.05 m: a chip of any scale divides by
+distance to the second nearest instance. Both in steps of metres: a chip of any scale divides by
 its own GSD and has its targets in pixels.
 """
 
@@ -14,13 +14,14 @@ from scipy import ndimage
 STEP_M = 0.05
 ZERO = 128  # byte of `signed` on the outline
 FAR = 255  # byte of `second` when no second instance is near
-REACH_M = (FAR - ZERO) * STEP_M
 
 
 def distance_bytes(
-    instance: npt.NDArray[np.integer], gsd_m: float
+    instance: npt.NDArray[np.integer], gsd_m: float, step_m: float = STEP_M
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Return `signed` and `second` (h, w) uint8 of an instance raster (h, w), 0 = none.
+
+    `step_m`: metres to a step of the bytes.
 
     Laws: signed > 128 exactly inside instances; second <= 1 pixel exactly where a pixel touches
     another instance than its own.
@@ -28,7 +29,7 @@ def distance_bytes(
     signed = np.zeros(instance.shape, np.float32)
     nearest = np.full(instance.shape, np.inf, np.float32)
     second = np.full(instance.shape, np.inf, np.float32)
-    pad = int(np.ceil(REACH_M / gsd_m)) + 1
+    pad = int(np.ceil((FAR - ZERO) * step_m / gsd_m)) + 1
     for i, box in enumerate(ndimage.find_objects(instance), start=1):
         if box is None:
             continue
@@ -45,7 +46,7 @@ def distance_bytes(
         nearest[grown] = np.minimum(outside, near)
         signed[grown] = np.where(own, inside, signed[grown])
     signed = np.where(instance > 0, signed, -nearest)
-    steps = np.float32(gsd_m / STEP_M)
+    steps = np.float32(gsd_m / step_m)
     signed_byte = np.clip(np.round(signed * steps), -ZERO, FAR - ZERO) + ZERO
     # rounding must not move an inside pixel onto the outline
     signed_byte = np.where(instance > 0, np.maximum(signed_byte, ZERO + 1), signed_byte)

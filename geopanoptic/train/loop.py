@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from geopanoptic.dataset import ChipSet, ChipSettings, SourceArray, prepare_source
+from geopanoptic.dataset import (
+    Chip,
+    ChipSet,
+    ChipSettings,
+    Reading,
+    Roots,
+    SourceArray,
+    pictures_of,
+    prepare_source,
+)
 from geopanoptic.errors import ConfigError
 from geopanoptic.models import ModelCard, save_model
-from geopanoptic.models.losses import (
-    InstanceReach,
-    instance_loss,
-    superset_loss,
-    thing_dice_loss,
-)
 from geopanoptic.schema import LabelSchema
+from geopanoptic.train.objective import Objective
+from geopanoptic.train.parallel import World, open_world
+from geopanoptic.train.record import Record
 from geopanoptic.train.settings import TrainConfig, TrainPaths
-from geopanoptic.train.state import TrainState
+from geopanoptic.train.state import TrainState, save_tensors
+from geopanoptic.train.tune import calibrated, samples, tune
+from geopanoptic.train.validate import Judge, Judgement
 
 _IN_PROCESS = 50  # trainings of fewer steps cut their chips themselves
+
+# Called with what a training has to say: 'sources', 'losses', 'scores' or 'tuned', and numbers.
+Progress = Callable[[str, dict[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a training is carried out; none of it changes what is learnt but by rounding."""
+
+    device: str = "auto"
+    progress: Progress | None = None
+
+    def report(self, what: str, values: dict[str, float]) -> None:
+        if self.progress is not None:
+            self.progress(what, values)
 
 
 @contextmanager
@@ -40,91 +62,205 @@ def _denormals_flushed() -> Iterator[None]:
 
 
 @_denormals_flushed()
-def fit(config: TrainConfig, paths: TrainPaths, schema: LabelSchema | None = None) -> ModelCard:
-    """Train to the last step and write `NAME.safetensors` in `paths.run`; return its card.
+def fit(
+    config: TrainConfig,
+    paths: TrainPaths,
+    schema: LabelSchema | None = None,
+    execution: Execution | None = None,
+) -> ModelCard:
+    """Train and write `NAME.safetensors` in `paths.run`; return its card.
 
     Resumes from `last.safetensors` there (weights, moving average, optimiser; every `save_every`
-    steps) and logs to `log.csv`. Law: chips depend on the seed and the step alone, so a resumed
-    run sees the chips it would have seen.
+    steps) and logs as `Record` says. With validation sources the weights that scored best become
+    the model, its thresholds are tuned and its scores calibrated on them; without, the last ones
+    do. Law: chips depend on the seed and the step alone, so a resumed run sees the chips it would
+    have seen, and so does any number of processes (torchrun) together.
     Raises StoreError when the checkpoint is of other settings, ConfigError when the loss is lost,
-    SceneError for a source that cannot be read.
+    SceneError or SchemaError for a source that cannot be read or does not fit.
     """
-    schema = schema or LabelSchema.default()
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    paths.run.mkdir(parents=True, exist_ok=True)
-    state = TrainState.begin(config, len(schema), paths)
-    weight = class_weights(config, schema)
-    clock, done = time.monotonic(), state.step
-    sums: dict[str, float] = {}
-    for batch in _batches(_chips(config, paths, schema), config, state.step):
-        for name, loss in _step(state, batch, weight, config).items():
-            sums[name] = sums.get(name, 0.0) + loss / config.log_every
-        if state.step % config.log_every == 0:
-            rate = (time.monotonic() - clock) / (state.step - done)
-            _log(paths.run / "log.csv", {"step": state.step, **sums, "s_per_step": rate})
-            clock, done, sums = time.monotonic(), state.step, {}
-        if state.step % config.save_every == 0 or state.step == config.steps:
-            state.save(paths.last, config)
-    tensors = {k: v.numpy() for k, v in state.ema.items()}
-    return save_model(paths.run / f"{config.name}.safetensors", tensors, config.card(schema))
+    execution = execution or Execution()
+    with open_world(execution.device) as world:
+        return _Training(config, paths, schema or config.schema(), world, execution).run()
 
 
-def class_weights(config: TrainConfig, schema: LabelSchema) -> torch.Tensor:
-    """Return the weights of the classes in the schema's order."""
-    weight = torch.ones(len(schema))
-    for name, value in config.class_weight.items():
-        weight[schema.ids.index(schema.by_name(name).id)] = value
-    return weight
+class _Training:
+    """One run in one process: the data, the state, and who judges it."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        paths: TrainPaths,
+        schema: LabelSchema,
+        world: World,
+        execution: Execution,
+    ) -> None:
+        self.config, self.paths, self.world, self.execution = config, paths, world, execution
+        self.schema = schema
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        paths.run.mkdir(parents=True, exist_ok=True)
+        self.card = config.card(schema)
+        self.objective = Objective(config, schema, world.device)
+        with world.one_by_one():
+            train, judges = prepared(config, paths, schema)
+        planes = Reading(schema, config.bands).planes
+        settings = ChipSettings(config.chip_px, config.seed, planes, config.augment)
+        self.chips = ChipSet(train, settings, config.steps * config.batch)
+        self.state = TrainState.begin(config, schema, paths, world)
+        self.judge = Judge(self.state.net, self.card, judges) if judges and world.leads else None
+        self.judged = bool(judges) and config.validate_every > 0
+        self.record = (
+            Record(paths.run, self.state.step, config.tensorboard) if world.leads else None
+        )
+        if world.leads:
+            execution.report("sources", {"train": len(train), "validation": len(judges)})
+
+    def run(self) -> ModelCard:
+        """Go to the last step, or until validation gains no more; write the model."""
+        state, config = self.state, self.config
+        clock, done = time.monotonic(), state.step
+        sums: dict[str, float] = {}
+        for batch in self._batches():
+            for name, loss in self._step(batch).items():
+                sums[name] = sums.get(name, 0.0) + loss / config.log_every
+            if state.step % config.log_every == 0:
+                self._log(sums, (time.monotonic() - clock) / (state.step - done))
+                clock, done, sums = time.monotonic(), state.step, {}
+            before = time.monotonic()
+            stop = self._validate() if self._is_due() else False
+            clock += time.monotonic() - before  # judging is no part of a step
+            if self.world.leads and (stop or self._is_saved()):
+                state.save(self.paths.last, config)
+            if self.world.agree(stop) if self.judged and self._is_due() else stop:
+                break
+        return self._finish() if self.world.leads else self.card
+
+    def _is_due(self) -> bool:
+        every, step = self.config.validate_every, self.state.step
+        return self.judged and (step % every == 0 or step == self.config.steps)
+
+    def _is_saved(self) -> bool:
+        step = self.state.step
+        return step % self.config.save_every == 0 or step == self.config.steps
+
+    def _batches(self) -> Iterator[Chip]:
+        """Yield this process's batches from the state's step on, cut ahead by another process."""
+        config, share = self.config, self.world.share(self.config.batch)
+        mine = [
+            step * config.batch + self.world.rank * share + k
+            for step in range(self.state.step, config.steps)
+            for k in range(share)
+        ]
+        apart = config.steps > _IN_PROCESS
+        loader = DataLoader(
+            self.chips,
+            batch_size=share,
+            sampler=mine,
+            num_workers=int(apart),
+            prefetch_factor=6 if apart else None,
+        )
+        device = self.world.device
+        for batch in loader:
+            yield Chip(*(part.to(device, non_blocking=True) for part in batch))
+
+    def _step(self, chip: Chip) -> dict[str, float]:
+        """Make one optimiser step and return the losses."""
+        state, config = self.state, self.config
+        x = (chip.image.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        for group in state.optimiser.param_groups:
+            group["lr"] = group["peak"] * schedule(state.step, config)
+        with state.arithmetic.autocast():
+            fields = state.wrapped(x)
+        loss, parts = self.objective(fields, chip)
+        if not bool(torch.isfinite(loss)):
+            raise ConfigError(f"the loss is {loss.item()} at step {state.step}; lower `lr`")
+        state.arithmetic.step(loss, state.net, state.optimiser, config.clip_norm)
+        state.step += 1
+        state.average(config.ema)
+        return {name: value.item() for name, value in parts.items()}
+
+    def _log(self, sums: dict[str, float], s_per_step: float) -> None:
+        means = dict(zip(sums, self.world.mean(list(sums.values())), strict=True))
+        values = {**means, "s_per_step": s_per_step}
+        if self.record is not None:
+            self.record.losses(self.state.step, values)
+            self.execution.report("losses", {"step": self.state.step, **values})
+
+    def _validate(self) -> bool:
+        """Score the moving average; keep it when it is the best; tell whether to stop."""
+        if self.judge is None or self.record is None:
+            return False
+        state = self.state
+        found = self.judge(state.ema)
+        score = -1.0 if found.pq is None else found.pq
+        if score > state.best[0]:
+            state.best, state.stale = (score, state.step), 0
+            weights = {k: v.cpu().contiguous() for k, v in state.ema.items()}
+            save_tensors(weights, self.paths.best, {"step": str(state.step)})
+        else:
+            state.stale += 1
+        self.record.picture(state.step, self.judge.panels(state.ema))
+        self.record.scores(state.step, found.row())
+        self.execution.report("scores", {"step": state.step, **found.row()})
+        return 0 < self.config.patience <= state.stale
+
+    def _finish(self) -> ModelCard:
+        """Write the model: the best weights, thresholds tuned and scores calibrated on them."""
+        assert self.record is not None
+        weights, card = self.state.ema, self.card
+        if self.judge is not None:
+            if self.judged and self.paths.best.exists():
+                weights = load_file(self.paths.best, device=str(self.world.device))
+            card = self._tuned(weights, self.judge)
+        self.record.write_page()
+        tensors = {k: v.cpu().numpy() for k, v in weights.items()}
+        return save_model(self.paths.run / f"{self.config.name}.safetensors", tensors, card)
+
+    def _tuned(self, weights: dict[str, torch.Tensor], judge: Judge) -> ModelCard:
+        config = self.config
+        if config.tune and self.schema.things:
+            found = samples(judge.segmenter(weights), judge.sources, config.seed)
+            judge.card, reached = tune(judge.card, found, frozenset(config.thresholds))
+            self.execution.report("tuned", {f"pq_{n}": v for n, v in reached.items()})
+        last = judge(weights)
+        card = replace(judge.card, metrics=validation_metrics(last, judge.sources))
+        return calibrated(card, last.classes) if config.tune else card
 
 
-def _chips(config: TrainConfig, paths: TrainPaths, schema: LabelSchema) -> ChipSet:
-    sources = [
-        SourceArray(spec, prepare_source(spec, schema, paths.data, paths.labels, paths.cache))
-        for spec in config.source_specs()
-    ]
-    if not sources:
-        raise ConfigError("the configuration names no sources; see configs/ for an example")
-    settings = ChipSettings(config.chip_px, config.seed, len(schema))
-    return ChipSet(sources, settings, config.steps * config.batch)
+def prepared(
+    config: TrainConfig, paths: TrainPaths, schema: LabelSchema
+) -> tuple[list[SourceArray], list[SourceArray]]:
+    """Prepare all sources: those to train on and those that judge.
+
+    Raises ConfigError when there are none to train on, or two of one name.
+    """
+    specs = [p for s in config.source_specs() for p in pictures_of(s, paths.data)]
+    names = [s.name for s in specs]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ConfigError(f"more than one source is called '{twice[0]}'; names tell them apart")
+    if all(s.validation for s in specs):
+        raise ConfigError("the configuration names no sources to train on; see configs/")
+    reading = Reading(schema, config.bands, config.preferred_gsd_m)
+    roots = Roots(paths.data, paths.labels, paths.cache)
+    made = [prepare_source(s, reading, roots) for s in specs]
+    train = [m for m in made if not m.spec.validation]
+    return train, [m for m in made if m.spec.validation]
 
 
-def _batches(chips: ChipSet, config: TrainConfig, start: int) -> Iterator[list[torch.Tensor]]:
-    """Yield the batches from step `start` on, cut ahead of time by one other process."""
-    apart = config.steps > _IN_PROCESS
-    yield from DataLoader(
-        chips,
-        batch_size=config.batch,
-        sampler=range(start * config.batch, len(chips)),
-        num_workers=int(apart),
-        prefetch_factor=6 if apart else None,
-    )
-
-
-def _step(
-    state: TrainState, batch: list[torch.Tensor], weight: torch.Tensor, config: TrainConfig
-) -> dict[str, float]:
-    """Make one optimiser step and return the losses."""
-    image, sets, signed_px, second_px = batch
-    x = (image.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-    for group in state.optimiser.param_groups:
-        group["lr"] = group["peak"] * schedule(state.step, config)
-    fields = state.net(x)
-    n = len(weight)
-    probability = fields[:, :n].softmax(1)
-    semantic = superset_loss(probability, sets, weight)
-    dice = thing_dice_loss(probability, sets, 0) + thing_dice_loss(probability, sets, 1)
-    instance = instance_loss(fields[:, n:], signed_px, second_px, InstanceReach())
-    loss = semantic + config.dice_weight * dice + config.instance_weight * instance
-    if not bool(torch.isfinite(loss)):
-        raise ConfigError(f"the loss is {loss.item()} at step {state.step}; lower `lr`")
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip_norm)
-    state.optimiser.step()
-    state.step += 1
-    state.average(config.ema)
-    return {"semantic": semantic.item(), "dice": dice.item(), "instance": instance.item()}
+def validation_metrics(
+    found: Judgement, sources: Sequence[SourceArray]
+) -> tuple[dict[str, object], ...]:
+    """Return the scores as rows of a card."""
+    where = "validation: " + ", ".join(sorted({s.spec.name for s in sources}))[:200]
+    rows: list[dict[str, object]] = []
+    for name, score in found.classes.items():
+        quality = score.quality
+        if quality.pq is not None and quality.rq is not None:
+            rows += [
+                {"what": f"{name} pq at IoU 0.5", "where": where, "value": round(quality.pq, 4)},
+                {"what": f"{name} f1 at IoU 0.5", "where": where, "value": round(quality.rq, 4)},
+            ]
+    return tuple(rows)
 
 
 def schedule(step: int, config: TrainConfig) -> float:
@@ -133,15 +269,3 @@ def schedule(step: int, config: TrainConfig) -> float:
         return (step + 1) / config.warmup_steps
     along = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
     return 0.02 + 0.49 * (1 + math.cos(math.pi * min(along, 1.0)))
-
-
-def _log(path: Path, row: dict[str, float]) -> None:
-    """Append a row to the CSV log, with a header when it is new."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({k: f"{v:.5g}" for k, v in row.items()})
-        file.flush()
-        os.fsync(file.fileno())

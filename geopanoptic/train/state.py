@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
-from geopanoptic.errors import StoreError
-from geopanoptic.models.checkpoint import read_header, read_tensors
-from geopanoptic.models.dense import DenseArgs, DenseNet, build_dense, lukemelas_to_smp
-from geopanoptic.models.torch_segmenter import fill
+from geopanoptic.errors import ConfigError, StoreError
+from geopanoptic.schema import LabelSchema
+from geopanoptic.train.parallel import Arithmetic, World
 from geopanoptic.train.settings import TrainConfig, TrainPaths
+from geopanoptic.train.start import first_network
 
 
 class TrainState:
-    """Network, optimiser, moving average and step: what a checkpoint holds."""
+    """Network, optimiser, moving average and step: what a checkpoint holds.
 
-    def __init__(self, net: DenseNet, config: TrainConfig) -> None:
-        self.net = net
+    `best`: the highest validation score so far and its step; `stale`: scores since then.
+    """
+
+    def __init__(self, net: nn.Module, config: TrainConfig, world: World) -> None:
+        self.net = net.to(world.device)
         self.step = 0
+        self.best: tuple[float, int] = (-1.0, 0)
+        self.stale = 0
         _freeze(net.train(), config.frozen_stages)
-        inner = {id(p) for p in net.encoder.parameters()}
+        inner = {id(p) for p in net.encoder.parameters()}  # type: ignore[union-attr]
         encoder = [p for p in net.parameters() if p.requires_grad and id(p) in inner]
         rest = [p for p in net.parameters() if id(p) not in inner]
         self.optimiser = torch.optim.AdamW(
@@ -33,25 +40,27 @@ class TrainState:
             weight_decay=config.weight_decay,
             foreach=True,
         )
+        self.wrapped = world.wrap(net)
+        self.arithmetic = Arithmetic(config.amp, world.device)
         self.ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
 
     @classmethod
-    def begin(cls, config: TrainConfig, n_classes: int, paths: TrainPaths) -> TrainState:
-        """Take up the run saved in `paths.last`, or begin from another model, or from ImageNet.
+    def begin(
+        cls, config: TrainConfig, schema: LabelSchema, paths: TrainPaths, world: World
+    ) -> TrainState:
+        """Take up the run saved in `paths.last`, or begin from the first weights.
 
-        Raises CheckpointError when the weights of the other model or of ImageNet do not fit.
+        Raises CheckpointError when the weights to begin from do not fit, StoreError when the saved
+        run is of other settings.
         """
-        net = build_dense(DenseArgs(config.encoder, config.decoder_channels), n_classes)
         if paths.last.exists():
-            state = cls(net, config)
+            from geopanoptic.models.dense import DenseArgs, build_dense
+
+            net = build_dense(DenseArgs.from_json(config.arguments()), len(schema))
+            state = cls(net, config, world)
             state.load(paths.last, config)
             return state
-        if paths.start is not None:
-            fill(net, read_tensors(paths.start, read_header(paths.start)), str(paths.start))
-        elif paths.encoder is not None:
-            raw = torch.load(paths.encoder, map_location="cpu", weights_only=True)
-            net.encoder.load_state_dict(lukemelas_to_smp(raw, net.encoder))
-        return cls(net, config)
+        return cls(first_network(config, schema, paths), config, world)
 
     def average(self, decay: float) -> None:
         """Move the average towards the network; faster in the first steps."""
@@ -69,7 +78,11 @@ class TrainState:
             tensors |= {
                 f"adam.{i}.{k}": torch.as_tensor(v).contiguous() for k, v in moments.items()
             }
-        save_tensors(tensors, path, {"step": str(self.step), "config": repr(config.fixed())})
+        facts = {
+            "step": str(self.step), "config": repr(config.fixed()), "stale": str(self.stale),
+            "best": f"{self.best[0]!r} {self.best[1]}",
+        }  # fmt: skip
+        save_tensors({k: v.cpu() for k, v in tensors.items()}, path, facts)
 
     def load(self, path: Path, config: TrainConfig) -> None:
         """Take up a saved state; StoreError when it was made by other settings."""
@@ -78,11 +91,16 @@ class TrainState:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
         if meta["config"] != repr(config.fixed()):
             raise StoreError(
-                f"{path} was made with other settings; give another run directory or remove it"
+                f"{path} was made with other settings; start afresh (--fresh), or give another "
+                "work directory"
             )
         self.step = int(meta["step"])
+        self.stale = int(meta["stale"])
+        score, step = meta["best"].split()
+        self.best = (float(score), int(step))
         self.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
-        self.ema = {k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}
+        device = next(self.net.parameters()).device
+        self.ema = {k[4:]: v.to(device) for k, v in tensors.items() if k.startswith("ema.")}
         adam = self.optimiser.state_dict()
         for key, value in tensors.items():
             if key.startswith("adam."):
@@ -91,11 +109,16 @@ class TrainState:
         self.optimiser.load_state_dict(adam)
 
 
-def _freeze(net: DenseNet, stages: int) -> None:
+def _freeze(net: nn.Module, stages: int) -> None:
     """Keep the stem and the first stages of a timm encoder as they are, statistics too."""
     if stages == 0:
         return
-    encoder = net.encoder.model
+    encoder: Any = getattr(net.encoder, "model", None)
+    if not all(hasattr(encoder, part) for part in ("conv_stem", "bn1", "blocks")):
+        raise ConfigError(
+            "frozen_stages is for EfficientNet encoders of timm (tu-tf_efficientnet_...); set it "
+            "to 0 for this encoder"
+        )
     for part in (encoder.conv_stem, encoder.bn1, *encoder.blocks[:stages]):
         part.eval().requires_grad_(False)
 

@@ -1,0 +1,156 @@
+"""Choose the decoder's thresholds and calibrate scores on the validation sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geopanoptic.dataset import Planes, SourceArray
+from geopanoptic.dataset.chips import ChipSettings, cut_chip
+from geopanoptic.metrics import Reliability, apply_calibration, fit_calibration
+from geopanoptic.models import Fields, ModelCard, Segmenter
+from geopanoptic.models.decode import decoder_of
+from geopanoptic.schema import ClassSpec
+from geopanoptic.train.validate import ClassScore, Truth, score_class
+
+WINDOW_PX = 512
+MOST_WINDOWS = 12  # enough to choose a handful of numbers by, few enough to keep in memory
+_LEAST_KNOWN = 0.02  # share of labelled pixels below which a window tells nothing
+
+# Values that are tried, one threshold after the other, the ones that matter most first.
+_GRID: dict[str, tuple[float, ...]] = {
+    "score": (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9),
+    "region": (0.3, 0.4, 0.5, 0.6),
+    "ratio": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "peak": (0.05, 0.1, 0.15, 0.25, 0.4),
+    "reach_px": (8.0, 16.0, 32.0, 64.0),
+    "area_px": (4.0, 9.0, 16.0, 25.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A window of the ground at the model's GSD: the network's fields and the truth."""
+
+    fields: Fields
+    truth: Truth
+
+
+def samples(model: Segmenter, sources: Sequence[SourceArray], seed: int) -> list[Sample]:
+    """Run the network over windows spread evenly over the validation sources."""
+    card = model.card
+    planes = Planes(len(card.bands), len(card.schema))
+    windows = list(_windows(sources, planes, card.preferred_gsd_m))
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(windows))[:MOST_WINDOWS]
+    out = []
+    for k in sorted(chosen.tolist()):
+        block = windows[k].round().astype(np.uint8)
+        pixels = np.ascontiguousarray(np.moveaxis(block[..., : planes.n_bands], -1, 0))
+        fields = model.forward(pixels[None])
+        out.append(Sample({n: f[0] for n, f in fields.items()}, Truth.of(block, planes)))
+    return out
+
+
+def _windows(
+    sources: Sequence[SourceArray], planes: Planes, gsd_m: float
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield windows (h, w, planes) at the model's GSD that hold labels."""
+    for source in sources:
+        array = np.load(source.path, mmap_mode="r")
+        ratio = gsd_m / source.gsd_m
+        extent = [n / ratio for n in array.shape[:2]]
+        size = int(min(WINDOW_PX, -(-max(extent) // 32) * 32))
+        settings = ChipSettings(size, 0, planes, augment=False)
+        counts = [max(1, round(e / size)) for e in extent]
+        for row, col in np.ndindex(*counts):
+            centre = (np.array([row, col]) + 0.5) * np.array(array.shape[:2]) / counts
+            chip = cut_chip([array], centre, np.eye(2) * ratio, settings)
+            block = np.moveaxis(chip.numpy(), 0, -1)
+            sets = block[..., planes.sets].astype(np.uint8)
+            known = (sets != planes.everything).any(-1)
+            if known.mean() >= _LEAST_KNOWN:
+                yield block
+
+
+def tune(
+    card: ModelCard, found: Sequence[Sample], given: frozenset[str]
+) -> tuple[ModelCard, dict[str, float]]:
+    """Return the card with the thresholds that score best, and the PQ of every tuned class.
+
+    Thresholds named in `given` stay. Each is moved by itself, in turn, until none gains: classes
+    do not touch each other's thresholds, so one after the other is as good as all together.
+    """
+    reached: dict[str, float] = {}
+    for spec in card.schema.things:
+        best = _pq(card, found, spec)
+        if best is None:
+            continue
+        for _ in range(2):
+            before = best
+            for key, values in _GRID.items():
+                name = f"{spec.name}_{key}"
+                if name not in card.thresholds or name in given:
+                    continue
+                for value in values:
+                    tried = replace(card, thresholds={**card.thresholds, name: value})
+                    score = _pq(tried, found, spec)
+                    if score is not None and score > best + 1e-4:
+                        card, best = tried, score
+            if best <= before:
+                break
+        reached[spec.name] = best
+    return card, reached
+
+
+def _pq(card: ModelCard, found: Sequence[Sample], spec: ClassSpec) -> float | None:
+    """Return the PQ of one class over the samples, decoded with the card's thresholds."""
+    decoder = decoder_of(card)
+    channel = card.schema.ids.index(spec.id)
+    parts = []
+    for sample in found:
+        valid = np.ones(sample.truth.ids.shape, bool)
+        tile = decoder.decode(sample.fields, valid)
+        semantic = np.where(tile.instance > 0, tile.class_of[tile.instance], tile.stuff)
+        none = np.full(len(tile.class_of), np.nan)
+        parts.append(
+            score_class(spec, sample.truth.of_class(channel), (semantic, tile.instance), none)
+        )
+    return ClassScore.sum(parts).quality.pq if parts else None
+
+
+def calibrated(card: ModelCard, judged: dict[str, ClassScore]) -> ModelCard:
+    """Return the card with scores calibrated on judged segments of whole scenes.
+
+    Its metrics get the expected calibration error of every calibrated class, by two-fold
+    cross-fitting: no segment's score is mended by a map that has seen it.
+    """
+    knots, rows = {}, []
+    for spec in card.schema.things:
+        found = judged[spec.name]
+        made = fit_calibration(found.score, found.hit)
+        if not made:
+            continue
+        knots[spec.name] = made
+        for name, value in _errors(found).items():
+            rows.append({"what": f"{spec.name} {name}", "where": "validation", "value": value})
+    return replace(card, score_calibration=knots, metrics=(*card.metrics, *rows))
+
+
+def _errors(found: ClassScore) -> dict[str, float]:
+    """Return the calibration error before, and after with the other half's map."""
+    half = np.arange(len(found.score)) % 2 == 0
+    mended = found.score.copy()
+    for part in (half, ~half):
+        knots = fit_calibration(found.score[~part], found.hit[~part])
+        mended[part] = apply_calibration(knots, found.score[part])
+    before, after = (Reliability.of(s, found.hit).ece for s in (found.score, mended))
+    named: dict[str, Any] = {
+        "calibration error of raw scores": before,
+        "calibration error": after,
+    }
+    return {n: round(float(v), 4) for n, v in named.items() if v is not None}
