@@ -109,7 +109,7 @@ def _read_frame(path: Path, fields: ObjectFields) -> tuple[Any, list[str]]:
     _check_fields(path, names, fields)
     usual = (*ID_FIELDS, *CLASS_FIELDS, *SCORE_FIELDS, "touches_edge")
     wanted = [c for c in names if c in (*usual, fields.id_field, fields.class_field)]
-    # GDAL calls the feature id of GeoJSON 'id' in Arrow tables too, beside an attribute of that name
+    # in Arrow tables GDAL calls the feature id of GeoJSON 'id', also beside such an attribute
     arrow = path.suffix.lower() not in (".geojson", ".json")
     frame = pyogrio.read_dataframe(
         path, layer=layer, columns=wanted, fid_as_index=True, use_arrow=arrow

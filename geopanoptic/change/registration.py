@@ -52,7 +52,8 @@ class Estimate:
     """What the windows or the objects say: after minus before, in map units of the grid.
 
     `n` measurements, of which `inliers` agree; `mad_px`: their spread; `trend_px`: how much the
-    shift changes across the scene along a fitted plane, None with too few windows.
+    shift changes across the scene along a fitted plane, None with too few windows. `error_px`:
+    the standard error of the offset.
     """
 
     offset: Offset
@@ -60,6 +61,7 @@ class Estimate:
     inliers: int
     mad_px: float
     trend_px: float | None = None
+    error_px: float = 0.0
 
     @property
     def inlier_share(self) -> float:
@@ -229,7 +231,8 @@ def _applied(made: Registration, choice: RegisterChoice, scale: Scale) -> Regist
             f"at both); compare them by eye, or give it with --register DX,DY"
         )
     else:
-        large = scale.length_px(found) > LEAST_OFFSET_PX
+        error_px = made.fine.error_px if made.fine and found == made.fine.offset else 0.0
+        large = scale.length_px(found) > max(LEAST_OFFSET_PX, 2 * error_px)
         x, y = scale.to_m(found)
         what = f"({x:+.2f}, {y:+.2f}) m east and north"
         if made.trusted and large and choice.mode == "auto":
