@@ -60,6 +60,16 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
+def regularize_option(command: Command) -> Command:
+    """Add --regularize / --no-regularize."""
+    return click.option(
+        "--regularize/--no-regularize",
+        default=None,
+        help="Straight walls and right angles for buildings in polygon files, where that fits "
+        "their pixels. [off]",
+    )(command)
+
+
 def engine_options(command: Command) -> Command:
     """Add the options that say where the work runs."""
     for option in reversed(

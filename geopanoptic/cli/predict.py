@@ -15,6 +15,7 @@ from geopanoptic.cli.options import (
     names,
     numbers,
     print_json,
+    regularize_option,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 @click.option(
     "--simplify", "simplify_m", type=float, metavar="METRES", help="Simplify polygon outlines."
 )
+@regularize_option
 @click.option("--scores", is_flag=True, help="Also write the confidence of every pixel.")
 @click.option("--tile", "core", type=int, metavar="N", help="Tile core, pixels. [the card's]")
 @click.option("--halo", type=int, metavar="N", help="Extra pixels around a core. [the card's]")
@@ -151,6 +153,7 @@ def _nouns(options: dict[str, Any]) -> tuple[PredictSettings, Products, Executio
         options["outs"],
         classes=names(options["classes"]),
         simplify_m=options["simplify_m"],
+        regularize=options["regularize"],
         scores=options["scores"],
         overwrite=options["overwrite"],
     )

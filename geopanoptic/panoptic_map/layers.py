@@ -44,8 +44,9 @@ def polygon_layers(
     layers: dict[str | LayerSpec, Any] = {}
     if wanted.things:
         traced = trace(
-            lambda w: thing_labels(*labels(w)), shape, BLOCK, group="id", simplify_px=simplify_px
-        )
+            lambda w: thing_labels(*labels(w)), shape, BLOCK, group="id",
+            simplify_px=None if context.regularize else simplify_px,
+        )  # fmt: skip
         layers["things"] = things_table(traced, table, context)
     if wanted.stuff:
         traced = trace(

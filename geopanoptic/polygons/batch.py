@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from geopanoptic.polygons import kernels
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+_PLAIN = ("labels", "coords", "area_px", "first_px", "touches_edge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,21 @@ class PolygonBatch:
             self.first_px[rows],
             self.touches_edge[rows],
         )
+
+    @classmethod
+    def concatenate(cls, batches: Iterable[PolygonBatch]) -> PolygonBatch:
+        """Return the features of all batches, one after the other."""
+        none = cls(
+            np.zeros(0, np.int32), np.zeros((0, 2), np.int32),
+            *(np.zeros(1, np.int64) for _ in range(3)),
+            np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool),
+        )  # fmt: skip
+        all_ = [none, *batches]
+        joined = {f: np.concatenate([getattr(b, f) for b in all_]) for f in _PLAIN}
+        for name in ("ring_offsets", "polygon_offsets", "multi_offsets"):
+            counts = [np.diff(getattr(b, name)) for b in all_]
+            joined[name] = np.append(0, np.cumsum(np.concatenate(counts)))
+        return cls(**joined)
 
     def with_coords(self, xy: Floats) -> npt.NDArray[np.object_]:
         """Return shapely MultiPolygons with other coordinates, one row of `xy` per vertex."""

@@ -18,6 +18,7 @@ from geopanoptic.raster import LabelReader
 from geopanoptic.vector import (
     Style,
     TableContext,
+    regular_classes,
     run_table,
     write_gpkg,
     write_vectors,
@@ -30,7 +31,8 @@ _SEAM_CLASSES = (("good", "#1b9e77"), ("fair", "#e6ab02"), ("poor", "#d95f02"))
 def write_layers(path: Path, finished: Finished, products: Products) -> None:
     """Write things, stuff, seams_qa and run to `path`; the suffix picks the format.
 
-    Vertices lie on the corners of the pixels of `rasters` unless products.simplify_m is set.
+    Vertices lie on the corners of the pixels of `rasters`, unless products.simplify_m is set or
+    products.regularize gives buildings right angles.
     """
     plan, rasters, schema = finished.plan, finished.rasters, finished.plan.card.schema
     context = TableContext(
@@ -41,6 +43,7 @@ def write_layers(path: Path, finished: Finished, products: Products) -> None:
         model=f"{plan.card.name} {plan.card.version}",
         classes=products.classes,
         simplify_m=products.simplify_m or 0.0,
+        regularize=regular_classes(schema, products.regularize),
     )
     semantic, instances = LabelReader(rasters.semantic), LabelReader(rasters.instances)
 

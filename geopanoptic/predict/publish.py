@@ -27,7 +27,7 @@ from geopanoptic.raster import (
     write_score_qml,
 )
 from geopanoptic.store import atomic_output, check_output
-from geopanoptic.vector import write_project
+from geopanoptic.vector import regular_classes, write_project
 
 
 def publish(finished: Finished, products: Products) -> tuple[Path, ...]:
@@ -45,6 +45,7 @@ def publish(finished: Finished, products: Products) -> tuple[Path, ...]:
     for path in products.of_kind("raster"):
         _write_pair(path, finished, products.overwrite)
     plain = products.classes is None and products.simplify_m is None
+    plain &= not regular_classes(plan.card.schema, products.regularize)
     for path in products.of_kind("vector"):
         for file in products.files_of(path):
             check_output(file, products.overwrite)
@@ -71,7 +72,9 @@ def _write_map(folder: Path, final: Path, finished: Finished, products: Products
         cogs = beside.submit(_write_rasters, folder, finished, products.scores)
         save_segments(folder, rasters.table, schema, rasters.georef)
         write_layers(
-            folder / "panoptic.gpkg", finished, replace(products, classes=None, simplify_m=None)
+            folder / "panoptic.gpkg",
+            finished,
+            replace(products, classes=None, simplify_m=None, regularize=False),
         )
         cogs.result()
     date = plan.scene.scene.date

@@ -26,6 +26,7 @@ from geopanoptic.predict.rasters import Rasters, write_rasters
 from geopanoptic.predict.settings import PredictSettings, Products
 from geopanoptic.raster import Scene
 from geopanoptic.store import check_output, open_job
+from geopanoptic.vector import regular_classes
 from geopanoptic.workers import Engine, EngineSpec, open_engine, trim_heap
 from geopanoptic.workers.spec import chosen_gpus
 
@@ -113,6 +114,7 @@ def run(
         record.engine = str(plan.engine)
         if products.classes is not None:
             plan.card.schema.subset(products.classes)  # an unknown class is refused here
+        regular_classes(plan.card.schema, products.regularize)  # refused where there are none
         if products.simplify_m is not None:
             plan.scene.georef.need_metres("--simplify")
         for path in products.of_kind("vector"):

@@ -66,12 +66,14 @@ class Products:
     """Where the results go and in which shape; none of it changes the map itself.
 
     `classes`: names of the classes that vector products hold (None: all). `simplify_m` metres.
-    `scores`: also write the score raster.
+    `regularize`: right angles for the buildings of vector products (None: our default; True: the
+    schema must have the class). `scores`: also write the score raster.
     """
 
     paths: tuple[Path, ...]
     classes: tuple[str, ...] | None = None
     simplify_m: float | None = None
+    regularize: bool | None = None
     scores: bool = False
     overwrite: bool = False
 

@@ -9,6 +9,7 @@ write_gpkg, write_vectors, read_layer  files, published whole or not at all
 from geopanoptic.vector.formats import need_vector_suffix, write_vectors
 from geopanoptic.vector.geopackage import read_layer, write_gpkg
 from geopanoptic.vector.project import write_project
+from geopanoptic.vector.regular import regular_classes
 from geopanoptic.vector.specs import RUN, STUFF, THINGS, LayerSpec
 from geopanoptic.vector.styles import Style
 from geopanoptic.vector.tables import TableContext, run_table, stuff_table, things_table
@@ -22,6 +23,7 @@ __all__ = [
     "TableContext",
     "need_vector_suffix",
     "read_layer",
+    "regular_classes",
     "run_table",
     "stuff_table",
     "things_table",

@@ -53,6 +53,7 @@ THINGS = LayerSpec(
         ("compactness", pa.float64()),
         ("n_vertices", pa.int32()),
         ("n_parts", pa.int32()),
+        ("outline", pa.string()),
         ("touches_edge", pa.bool_()),
         ("on_seam", pa.bool_()),
         ("n_tiles", pa.int32()),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import shapely
 
 from geopanoptic.errors import ConfigError, StoreError
 from geopanoptic.georef import GeoRef
@@ -19,6 +20,7 @@ from geopanoptic.grid import Window
 from geopanoptic.polygons import Measures, MetreMap, PolygonBatch, measure, measure_pixels
 from geopanoptic.schema import LabelSchema
 from geopanoptic.segments import SegmentTable
+from geopanoptic.vector.regular import OUTLINES, drawn_things
 from geopanoptic.vector.specs import GEOMETRY, RUN, STUFF, THINGS, TIME, LayerSpec
 
 Columns = dict[str, Any]
@@ -34,8 +36,10 @@ class TableContext:
     a zone it is UTC), `scene_id` and `model` names. `classes`: keep only these class names.
     `min_area_m2`: leave smaller features out. `simplify_m`: outlines may leave the pixels' by about
     that much, and were traced with `simplify_px`; pixel_count stays that of the map, areas and
-    lengths are those of the outline. Raises SchemaError for an unknown class, ConfigError for a
-    bad date or a negative number, SceneError for a number of metres without a CRS.
+    lengths are those of the outline. `regularize`: classes of things that get right angles where
+    that fits (`regular_classes`); things must then be traced exactly. Raises SchemaError for an
+    unknown class, ConfigError for a bad date or a negative number, SceneError for a number of
+    metres without a CRS.
     """
 
     schema: LabelSchema
@@ -46,9 +50,11 @@ class TableContext:
     classes: tuple[str, ...] | None = None
     min_area_m2: float = 0.0
     simplify_m: float = 0.0
+    regularize: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.schema.subset(self.classes or ())
+        self.schema.subset(self.regularize)
         if self.min_area_m2 > 0:
             self.georef.need_metres("a least area (--min-area)")
         if self.simplify_m > 0:
@@ -99,17 +105,15 @@ def things_table(
     """
     things = segments.things
     things = things.take(np.argsort(things.id))
-    for batch in batches:
-        lost = batch.labels[~np.isin(batch.labels, things.id)]
-        if len(lost):
-            raise StoreError(
-                f"instance id {lost[0]} of the raster (and {len(lost) - 1} more in its block) is "
-                f"not in the segment table; the map is damaged, predict it anew"
-            )
-        of = things.take(np.searchsorted(things.id, batch.labels))
+    known = (_all_known(batch, things) for batch in batches)
+    for drawn in drawn_things(known, things, context):
+        of = things.take(np.searchsorted(things.id, drawn.batch.labels))
         keep = np.flatnonzero(context.wanted(of.class_id))
-        of, kept = of.take(keep), batch.take(keep)
-        m = context.measured(kept, rectangles=True)
+        of, kept = of.take(keep), drawn.batch.take(keep)
+        if drawn.geometry is None:
+            m = context.measured(kept, rectangles=True)
+        else:
+            m = measure(drawn.geometry[keep], context.georef.crs)
         columns: Columns = {
             "instance_id": kept.labels,
             "score": of.score,
@@ -118,12 +122,27 @@ def things_table(
             "azimuth_deg": m.azimuth_deg,
             "compactness": m.compactness,
             "n_parts": m.n_parts,
+            "outline": pa.array(OUTLINES, pa.string()).take(pa.array(drawn.level[keep])),
             "touches_edge": of.touches_edge,
             "on_seam": of.on_seam,
             "n_tiles": of.n_tiles,
             "seam_agreement": of.seam_agreement,
         }
+        if drawn.geometry is not None:
+            wkb = shapely.to_wkb(drawn.geometry[keep], byte_order=1)
+            columns[GEOMETRY] = pa.array(wkb, pa.large_binary())
         yield from _finish(THINGS, columns, (of.class_id, m, kept), context)
+
+
+def _all_known(batch: PolygonBatch, things: SegmentTable) -> PolygonBatch:
+    """Return the batch; StoreError when one of its ids is not in the table (sorted by id)."""
+    lost = batch.labels[~np.isin(batch.labels, things.id)]
+    if len(lost):
+        raise StoreError(
+            f"instance id {lost[0]} of the raster (and {len(lost) - 1} more in its block) is "
+            f"not in the segment table; the map is damaged, predict it anew"
+        )
+    return batch
 
 
 def stuff_table(batches: Iterable[PolygonBatch], context: TableContext) -> Iterator[pa.RecordBatch]:
@@ -171,8 +190,9 @@ def _finish(
         "scene_date": pa.repeat(pa.scalar(context.scene_date, TIME), n),
         "scene_id": pa.repeat(pa.scalar(context.scene_id, pa.string()), n),
         "model": pa.repeat(pa.scalar(context.model, pa.string()), n),
-        GEOMETRY: _wkb_array(*batch.to_wkb(context.georef.transform)),
     }
+    if GEOMETRY not in columns:
+        columns[GEOMETRY] = _wkb_array(*batch.to_wkb(context.georef.transform))
     schema = spec.arrow_schema
     arrays = [
         pa.array(values, from_pandas=True).cast(field.type)  # NaN is null in a file
