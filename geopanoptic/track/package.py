@@ -71,7 +71,8 @@ def write_package(path: Path, series: Series, trajectories: Rows | None) -> dict
         (specs.TRACKS, tracks, objects[rows] if len(rows) else objects),
         (specs.LINEAGE, lineage_rows(t), None),
         (specs.TIMELINE, timeline_rows(t), None),
-        (specs.DATES, dates, _footprints(t.views)),
+        (specs.DATES, dates, None),
+        (specs.FOOTPRINTS, *_footprint_rows(t.views)),
         (specs.UNSEEN, unseen, why),
         (specs.PARAMETERS, _parameters(series), None),
     )
@@ -116,13 +117,15 @@ def _id_type(objects: ObjectSet) -> str:
     return "text" if objects.ids.dtype == object else "number"
 
 
-def _footprints(views: Sequence[DateView]) -> Geometries:
-    made = np.full(len(views), None, object)
-    for k, view in enumerate(views):
-        if view.footprint is not None:
-            parts = shapely.get_parts(view.footprint)
-            made[k] = shapely.multipolygons(parts[shapely.get_dimensions(parts) == 2])
-    return made
+def _footprint_rows(views: Sequence[DateView]) -> tuple[Rows, Geometries]:
+    """Return the ground that each date covers; vector files do not say."""
+    known = [v for v in views if v.footprint is not None]
+    made = np.full(len(known), None, object)
+    for k, view in enumerate(known):
+        parts = shapely.get_parts(view.footprint)
+        made[k] = shapely.multipolygons(parts[shapely.get_dimensions(parts) == 2])
+    dates = [v.date for v in known]
+    return {"date": dates, "date_from": [moment(d) for d in dates]}, made
 
 
 def _unseen_rows(views: Sequence[DateView]) -> tuple[Rows, Geometries]:
@@ -189,6 +192,10 @@ def read_package(path: Path) -> Stored:
     known = {k: _tuples(v) for k, v in values["settings"].items()}
     seen, dates = read_layer(path, "observations"), read_layer(path, "dates")
     unseen = read_layer(path, "unseen")
+    ground = {
+        r.date: r.geometry if len(r.geometry.geoms) > 1 else r.geometry.geoms[0]
+        for r in read_layer(path, "footprints").itertuples()
+    }
     crs = None if seen.crs is None else seen.crs.to_wkt()
     opened, track = [], []
     for row in dates.itertuples():
@@ -199,12 +206,7 @@ def read_package(path: Path) -> Stored:
         hidden, masked = (
             np.asarray(out.geometry[out["why"] == why].array, object) for why in ("nodata", "mask")
         )
-        footprint = None if row.geometry is None else shapely.get_parts(row.geometry)
-        if footprint is not None and len(footprint) == 1:
-            footprint = footprint[0]
-        elif footprint is not None:
-            footprint = row.geometry
-        view = DateView(row.date, objects, footprint, hidden, masked)
+        view = DateView(row.date, objects, ground.get(row.date), hidden, masked)
         record = json.loads(row.registration)
         offset = float(row.offset_x), float(row.offset_y)
         opened.append(Opened(view, row.source, None, offset, record, (), int(row.left_out)))

@@ -99,7 +99,9 @@ DATES = LayerSpec(
         ("offset_y", _REAL),
         ("registration", _TEXT),
     ),
+    None,
 )
+FOOTPRINTS = LayerSpec("footprints", (("date", _TEXT), ("date_from", TIME)))
 UNSEEN = LayerSpec("unseen", (("date", _TEXT), ("date_from", TIME), ("why", _TEXT)))
 TRAJECTORIES = LayerSpec(
     "trajectories",
