@@ -11,6 +11,7 @@ import rasterio
 from affine import Affine
 
 from geopanoptic.panoptic_map import MapInfo, write_map_json
+from geopanoptic.raster.gdal import no_place_is_fine
 from geopanoptic.schema import ClassSpec, LabelSchema
 
 SCHEMA = LabelSchema(
@@ -32,7 +33,7 @@ class Dated:
 
     classes: np.ndarray
     ids: np.ndarray
-    crs: str = UTM31
+    crs: str | None = UTM31
     transform: Affine = AT
     date: str | None = None
 
@@ -66,9 +67,10 @@ class Dated:
 
 
 def write_labels(path: Path, array: np.ndarray, crs: str | None, transform: Affine) -> Path:
-    with rasterio.open(
-        path, "w", driver="GTiff", count=1, height=array.shape[0], width=array.shape[1],
-        dtype=array.dtype.name, nodata=0, crs=crs, transform=transform, tiled=True,
+    place = {} if crs is None else {"crs": crs, "transform": transform}
+    with no_place_is_fine(), rasterio.open(
+        path, "w", **place, driver="GTiff", count=1, height=array.shape[0], width=array.shape[1],
+        dtype=array.dtype.name, nodata=0, tiled=True,
         blockxsize=128, blockysize=128, compress="deflate",
     ) as dataset:  # fmt: skip
         dataset.write(array, 1)
