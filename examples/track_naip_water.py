@@ -81,7 +81,8 @@ for image in sorted(images.glob("*.tif")):
 # The command line does the same:
 #
 #     geopanoptic track --glob 'OUTPUT_FOLDER/*.panoptic' --out tracks.gpkg --rasters tracks \
-#         --image 2009-08-18=m_..._20090818.tif --image 2010-06-29=m_..._20100629.tif ...
+#         --register-image 2009-08-18=m_..._20090818.tif \
+#         --register-image 2010-06-29=m_..._20100629.tif ...
 
 # %%
 settings = TrackSettings(images=tuple(dated_images))

@@ -80,7 +80,7 @@ _KEPT = (
     help="Whether to move dates that lie off the reference.",
 )
 @click.option(
-    "--image",
+    "--register-image",
     "images",
     multiple=True,
     metavar="DATE=FILE",
@@ -100,7 +100,8 @@ _KEPT = (
 )
 @click.option("--max-object-shift", default=3.0, show_default=True, metavar="M")
 @click.option(
-    "--least-observed",
+    "--observed",
+    "least_observed",
     default=0.5,
     show_default=True,
     help="Share of an object that must be seen to say that it is gone or new.",
@@ -182,7 +183,8 @@ def _refuse_other_settings(ctx: click.Context) -> None:
     source = click.core.ParameterSource.COMMANDLINE
     given = [k for k in _KEPT if ctx.get_parameter_source(k) == source]
     if given:
-        shown = ", ".join(f"--{k.replace('_', '-')}" for k in given)
+        options = {p.name: p.opts[-1] for p in ctx.command.params}
+        shown = ", ".join(f"{options[k]}" for k in given)
         raise ConfigError(
             f"--append keeps the settings of the file, so that no id changes; leave out {shown}, "
             f"or track all dates anew"
