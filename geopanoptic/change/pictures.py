@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from geopanoptic.change.aligned import Offset, displaced
+from geopanoptic.change.drawing_kernels import draw
 from geopanoptic.change.imagery import Image
 from geopanoptic.change.legend import CHANGED, SMALL
+from geopanoptic.change.outlines import Outlines
 from geopanoptic.georef import GeoRef
 from geopanoptic.report.swipe import Overlay, Picture, Slide, png_uri
 from geopanoptic.schema import LabelSchema
 
 SIDE_PX = 1000
 _BLANK = (242, 242, 242)
-_OUTLINE_PX = 1.2
 
 Geometries = npt.NDArray[np.object_]
 
@@ -95,26 +96,11 @@ class Sheet:
         return Overlay("Objects by status", png_uri(made), legend)
 
     def _burn(self, geometry: Geometries, value: npt.NDArray[np.int64]) -> tuple[Picture, Picture]:
-        import shapely
-        from affine import Affine
-        from rasterio.features import rasterize
-
-        rows = np.flatnonzero(value > 0)
-        pixels = shapely.transform(
-            geometry[rows],
-            lambda xy: np.stack(self.grid.rowcol(xy[:, 0], xy[:, 1])[::-1], axis=1),
-        )
-        lines = shapely.boundary(pixels)
-        burnt, rims = (
-            rasterize(
-                zip(shapes, value[rows].tolist(), strict=True),
-                out_shape=self.grid.shape,
-                transform=Affine.identity(),
-                all_touched=True,
-                dtype="uint8",
-            )
-            for shapes in (pixels, lines)
-        )
+        outlines = Outlines.of(geometry[value > 0])
+        row, col = self.grid.rowcol(outlines.xy[:, 0], outlines.xy[:, 1])
+        flat = np.stack([col, row], axis=1), outlines.rings, outlines.first, outlines.count
+        burnt, rims = (np.zeros(self.grid.shape, np.uint8) for _ in range(2))
+        draw(flat, value[value > 0].astype(np.uint8), burnt, rims)
         return burnt, rims
 
 
