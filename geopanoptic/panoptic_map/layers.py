@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 BLOCK = 2048  # pixels; polygons are traced block by block
 
-# Returns (class uint8, instance id int32) of a window.
-Read = Callable[[Window], tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]]
+# Returns (class uint8, instance id int32) of a window; None: nothing but nodata, surely.
+Labels = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
+Read = Callable[[Window], Labels | None]
 
 
 def polygon_layers(
@@ -36,21 +37,27 @@ def polygon_layers(
     is_thing = np.zeros(256, bool)
     is_thing[[c.id for c in schema.things]] = True
 
-    def labels(window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-        classes, ids = read(window)
-        return classes, np.where(is_thing[classes], ids, np.int32(0))  # COCO: stuff has ids too
+    def labels(window: Window, kind: Callable[..., Any]) -> npt.NDArray[np.int32] | None:
+        found = read(window)
+        if found is None:
+            return None
+        classes, ids = found
+        ids = np.where(is_thing[classes], ids, np.int32(0))  # COCO: stuff has ids too
+        traced: npt.NDArray[np.int32] = kind(classes, ids)
+        return traced
 
     wanted = schema if context.classes is None else schema.subset(context.classes)
     layers: dict[str | LayerSpec, Any] = {}
     if wanted.things:
         traced = trace(
-            lambda w: thing_labels(*labels(w)), shape, BLOCK, group="id",
+            lambda w: labels(w, thing_labels), shape, BLOCK, group="id",
             simplify_px=None if context.regularize else simplify_px,
         )  # fmt: skip
         layers["things"] = things_table(traced, table, context)
     if wanted.stuff:
         traced = trace(
-            lambda w: stuff_labels(*labels(w), schema), shape, BLOCK, group="part",
+            lambda w: labels(w, lambda c, i: stuff_labels(c, i, schema)), shape, BLOCK,
+            group="part",
             simplify_px=simplify_px,
         )  # fmt: skip
         layers["stuff"] = stuff_table(traced, context)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -19,7 +20,8 @@ from scipy.sparse.csgraph import connected_components
 from geopanoptic.grid import TileGrid, Window
 from geopanoptic.polygons import kernels
 
-BlockReader = Callable[[Window], npt.NDArray[np.int32]]
+# None: nothing there at all, which costs nothing.
+BlockReader = Callable[[Window], npt.NDArray[np.int32] | None]
 Group = Literal["id", "part"]
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -39,7 +41,13 @@ class Block:
     @classmethod
     def read(cls, blocks: BlockReader, window: Window) -> Block:
         """Read a window of the label raster and number its 4-connected parts."""
-        labels = np.ascontiguousarray(blocks(window), np.int32)
+        found = blocks(window)
+        return cls.of(np.zeros(window.shape, np.int32) if found is None else found, window)
+
+    @classmethod
+    def of(cls, found: npt.NDArray[np.int32], window: Window) -> Block:
+        """Number the 4-connected parts of the labels found in a window."""
+        labels = np.ascontiguousarray(found, np.int32)
         assert labels.shape == window.shape, f"block of {window} is {labels.shape}"
         padded = np.zeros((window.height + 2, window.width + 2), np.int32)
         label, area = kernels.label_components(labels, padded)
@@ -55,12 +63,19 @@ class Block:
 class Border:
     """The border of one block as kept between the passes: `parts` are the sorted numbers of the
     parts that touch it, `lines` its four lines where a positive value is 1 + the scene-wide
-    number of a part (before joining).
+    number of a part (before joining). `is_empty`: the whole block is zero.
     """
 
     first: int
     parts: Ints
     lines: tuple[Ints, Ints, Ints, Ints]
+    is_empty: bool = False
+
+    @classmethod
+    def of_nothing(cls, first: int, window: Window) -> Border:
+        """Make the border of a block without labels; all of one size share their lines."""
+        zeros = _zeros(window.width), _zeros(window.width), _zeros(window.height)
+        return cls(first, _zeros(0), (*zeros, zeros[2]), is_empty=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +105,11 @@ class Seams:
         labels_of_blocks: list[Longs] = []
         first = 0
         for tile in grid:
-            block = Block.read(blocks, tile.core)
+            found = blocks(tile.core)
+            if found is None or not found.any():
+                borders.append(Border.of_nothing(first, tile.core))
+                continue
+            block = Block.of(found, tile.core)
             lines = block.border()
             parts = np.unique(np.concatenate(lines))
             parts = parts[parts > 0]
@@ -99,13 +118,18 @@ class Seams:
             first += len(parts)
             if group == "id":
                 labels_of_blocks.append(np.unique(block.label[1:]).astype(np.int64))
-        labels = np.concatenate(border_labels)
+        labels = np.concatenate([_zeros(0), *border_labels])
         root = _join(grid, borders, labels)
         if group == "part":
             labels_of_blocks = [np.unique(root[b.first : b.first + len(b.parts)]) for b in borders]
-        groups, count = np.unique(np.concatenate(labels_of_blocks), return_counts=True)
+        named = np.concatenate([np.zeros(0, np.int64), *labels_of_blocks])
+        groups, count = np.unique(named, return_counts=True)
         more = count > 1
         return cls(grid, group, tuple(borders), root, groups[more], count[more])
+
+    def is_empty(self, index: int) -> bool:
+        """Tell whether a block is known to be without labels."""
+        return bool(self.borders) and self.borders[index].is_empty
 
     def put_rim(self, index: int, block: Block) -> Longs:
         """Give a block its rim and join parts of it that meet elsewhere, in place.
@@ -160,6 +184,17 @@ class Seams:
         return np.concatenate(pieces), put
 
 
+@lru_cache(maxsize=16)
+def _zeros(n: int) -> Ints:
+    zeros = np.zeros(n, np.int32)
+    zeros.flags.writeable = False
+    return zeros
+
+
+def _meet(a: Border, b: Border) -> bool:
+    return len(a.parts) > 0 and len(b.parts) > 0
+
+
 def _scene_wide(
     lines: tuple[Ints, Ints, Ints, Ints], parts: Ints, first: int
 ) -> tuple[Ints, Ints, Ints, Ints]:
@@ -174,10 +209,10 @@ def _join(grid: TileGrid, borders: list[Border], labels: Ints) -> Longs:
     pairs = [np.zeros((2, 0), np.int64)]
     for i in range(grid.n_rows):
         row = borders[i * grid.n_cols : (i + 1) * grid.n_cols]
-        pairs += [np.stack([a.lines[3], b.lines[2]]) for a, b in pairwise(row)]
+        pairs += [np.stack([a.lines[3], b.lines[2]]) for a, b in pairwise(row) if _meet(a, b)]
     for j in range(grid.n_cols):
         column = borders[j :: grid.n_cols]
-        pairs += [np.stack([a.lines[1], b.lines[0]]) for a, b in pairwise(column)]
+        pairs += [np.stack([a.lines[1], b.lines[0]]) for a, b in pairwise(column) if _meet(a, b)]
     a, b = np.concatenate(pairs, axis=1)
     both = (a > 0) & (b > 0)
     a, b = a[both] - 1, b[both] - 1

@@ -28,8 +28,9 @@ def trace(
 ) -> Iterator[PolygonBatch]:
     """Trace every positive label of a raster of `shape` = (rows, cols) into polygons.
 
-    `blocks(window)` returns the int32 labels of a window; it is called twice for each block of
-    `block` x `block` pixels, one after the other, from the thread that takes the results. With
+    `blocks(window)` returns the int32 labels of a window, None where all are 0; it is called for
+    each block of `block` x `block` pixels, one after the other, and once more for those that are
+    not empty, from the thread that takes the results. With
     `group` 'id' a feature is a label (its parts in one MultiPolygon), with 'part' a 4-connected
     part. Labels of 0 or below are not traced; still, a negative label is a neighbour of its own,
     so outlines get a vertex where their neighbour changes from one to another (see
@@ -52,6 +53,8 @@ def trace(
     seams = Seams.survey(blocks, grid, group)
     waiting = _Waiting(seams)
     for tile in grid:
+        if seams.is_empty(tile.index):
+            continue
         part = Block.read(blocks, tile.core)
         roots = seams.put_rim(tile.index, part)
         traced = kernels.trace_block(part.padded, cut=simplify_px is not None)

@@ -53,7 +53,8 @@ class _Labels:
         self.kept: dict[int, Array] = {}
 
     def has(self, tile: int) -> bool:
-        return tile in _nodes(self.plan.job, self.plan.regions.region_of(tile))[1]
+        region = self.plan.regions.region_of(tile)
+        return self.plan.seen.has(region) and tile in _nodes(self.plan.job, region)[1]
 
     def of(self, tile: int) -> Array:
         if tile not in self.kept:
@@ -111,7 +112,7 @@ def resolve_ids(plan: Plan) -> Ids:
     nodes, seams, edges = [], [], []
     failed: dict[int, str] = {}
     names = [f"nodes.{name}" for name in NodeTable.__dataclass_fields__]
-    for index in range(len(plan.regions)):
+    for index in plan.seen.indexes:
         part = infer.get(index, [*names, "edge"])
         nodes.append(unpack(NodeTable, part.arrays, "nodes"))
         edges.append(part.arrays["edge"])
@@ -123,7 +124,7 @@ def resolve_ids(plan: Plan) -> Ids:
     table, touching = table.take(order), touching[order]
     met = SeamTable.concatenate(seams)
     resolution = resolve(table, met, plan.grid)
-    for index in range(len(plan.regions)):
+    for index in plan.seen.indexes:
         if not lut.has(index):
             lut.put(index, _lut_arrays(plan, resolution, index), {})
     edge = np.zeros(len(resolution.segments) + 1, bool)
@@ -196,7 +197,7 @@ def number_ids(plan: Plan, ids: Ids) -> tuple[npt.NDArray[np.int32], SegmentTabl
     facts = ids.resolution.segments
     area = np.zeros(len(facts) + 1, np.int64)
     store = plan.parts("core")
-    for index in range(len(plan.regions)):
+    for index in plan.seen.indexes:
         part = store.get(index, ["area.gid", "area.px"]).arrays
         area[part["area.gid"]] += part["area.px"]
     keep = np.zeros(len(area), bool)

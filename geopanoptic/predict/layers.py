@@ -47,7 +47,11 @@ def write_layers(path: Path, finished: Finished, products: Products) -> None:
     )
     semantic, instances = LabelReader(rasters.semantic), LabelReader(rasters.instances)
 
-    def read(window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    on_grid = rasters.georef == plan.scene.georef
+
+    def read(window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]] | None:
+        if on_grid and not plan.seen.has_any(window):
+            return None  # no file of the scene covers it
         return semantic.read(window), instances.read(window)
 
     layers = polygon_layers(read, rasters.table, context)

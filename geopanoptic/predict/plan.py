@@ -13,6 +13,7 @@ from geopanoptic import __version__
 from geopanoptic.errors import SceneError
 from geopanoptic.grid import RegionGrid, TileGrid, Tiling, Window
 from geopanoptic.models import Engine, ModelCard, Segmenter, check_model, choose_engine
+from geopanoptic.predict.seen import Seen, seen_regions
 from geopanoptic.predict.settings import PredictSettings
 from geopanoptic.raster import Area, ReadRequest, Scene, WorkingScene
 from geopanoptic.store import JobRef, ObjectParts, PartStore
@@ -58,6 +59,11 @@ class Plan:
     @property
     def regions(self) -> RegionGrid:
         return RegionGrid(self.grid, self.k)
+
+    @property
+    def seen(self) -> Seen:
+        """The regions to be worked on: not those that no file of the scene covers."""
+        return seen_regions(self.scene, self.grid, self.k)
 
     def parts(self, kind: str) -> PartStore | ObjectParts:
         """Return the store of one kind of part files of this run's work directory."""

@@ -64,7 +64,7 @@ def _assembled(plan: Plan, final: npt.NDArray[np.int32], things: SegmentTable) -
     """Yield the cores of the regions with final ids."""
     class_of = _class_of(things)
     store = plan.parts("core")
-    for region in plan.regions:
+    for region in map(plan.regions.region, plan.seen.indexes):
         part = store.get(region.index, ["gid", "stuff", "score"]).arrays
         instances = final[part["gid"]]
         semantic = np.where(instances > 0, class_of[instances], part["stuff"])

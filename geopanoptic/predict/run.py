@@ -217,9 +217,9 @@ def _counts(plan: Plan, rasters: Rasters, ids: Ids) -> dict[str, Any]:
 
 def _infer(plan: Plan, execution: Execution, engine: Engine, record: RunRecord) -> None:
     """Run the network over all regions; add up its seconds for the record."""
-    regions, total = plan.regions, plan.grid.shape[0] * plan.grid.shape[1]
+    total = plan.grid.shape[0] * plan.grid.shape[1]
     _retry_failed(plan)
-    done = 0
+    done = plan.seen.unseen_px
 
     def on_done(_index: int, answer: dict[str, Any]) -> None:
         nonlocal done
@@ -230,7 +230,7 @@ def _infer(plan: Plan, execution: Execution, engine: Engine, record: RunRecord) 
         record.counts["tiles_run"] = record.counts.get("tiles_run", 0) + answer.get("tiles", 0)
         execution.report("infer", done, total)
 
-    failures = engine.run(partial(infer_region, plan), range(len(regions)), on_done)
+    failures = engine.run(partial(infer_region, plan), plan.seen.indexes, on_done)
     if failures:
         # A region that fails twice (it may kill its worker) is set aside: its tiles are nodata.
         for failure in failures:
@@ -260,14 +260,14 @@ def _each(
     stage: str,
 ) -> None:
     """Run a follow-up stage over all regions; here a failure is our fault and ends the run."""
-    total, done = len(plan.regions), 0
+    total, done = len(plan.seen.indexes), 0
 
     def on_done(_index: int, _answer: dict[str, Any]) -> None:
         nonlocal done
         done += 1
         execution.report(stage, done, total)
 
-    failures = engine.run(task, range(total), on_done)
+    failures = engine.run(task, plan.seen.indexes, on_done)
     if failures:
         first = failures[0]
         region = plan.regions.region(first.key)

@@ -62,6 +62,7 @@ class LabelWriter:
             # a working file: written once, read twice, compressed well only in the published copy
             **_quick_compression(),
             "bigtiff": "if_safer",
+            "sparse_ok": True,  # blocks without labels take no place and no time
         }
         self._dataset: Any = None
 

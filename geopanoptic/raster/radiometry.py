@@ -10,6 +10,7 @@ import numpy as np
 
 from geopanoptic.errors import SceneError
 from geopanoptic.grid import Window
+from geopanoptic.raster.coverage import coverage
 from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.source import Array, Bools
 
@@ -108,16 +109,20 @@ def percentile_scaling(
 def need_valid(scene: Scene, bands: tuple[int, ...], found: tuple[Array, Bools]) -> None:
     """Raise SceneError unless some pixel of the scene is valid.
 
-    When the sample holds none the whole scene is looked through, strip by strip, up to the first.
+    When the sample holds none the scene is looked through, strip by strip, up to the first; all of
+    it, or what its files cover.
     """
     if found[1].any():
         return
     height, width = scene.georef.shape
-    rows = max(1, min(height, 2**22 // width))
-    for row in range(0, height, rows):
-        window = Window(row, 0, min(rows, height - row), width)
-        if scene.read(window, bands)[1].any():
-            return
+    covered = coverage(scene)
+    for box in [[0, 0, height, width]] if covered is None else covered.tolist():
+        whole = Window.from_bounds(*box).clipped((height, width))
+        rows = max(1, 2**22 // max(whole.width, 1))
+        for row in range(whole.row, whole.row_stop, rows):
+            window = Window(row, whole.col, min(rows, whole.row_stop - row), whole.width)
+            if not window.is_empty and scene.read(window, bands)[1].any():
+                return
     nodata = "/".join(sorted({str(v) for v in scene.band_nodata}))
     raise SceneError(
         f"all {height} x {width} pixels of '{scene.uri}' are nodata (nodata value {nodata}, alpha "

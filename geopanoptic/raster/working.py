@@ -15,6 +15,7 @@ from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
 from geopanoptic.raster.bands import select_bands
+from geopanoptic.raster.coverage import Boxes, coverage
 from geopanoptic.raster.header import MAX_PIXELS
 from geopanoptic.raster.radiometry import (
     Scaling,
@@ -29,6 +30,7 @@ from geopanoptic.raster.source import Array, Bools
 _STRIP_BYTES = 16 * 2**20  # of source pixels held at a time while resampling
 _LEAST_TO = 64  # working pixels per period, so that the GSD is at most 0.8 % off
 _COARSEST = 4.0  # a scene this many times coarser than the model's GSD shows none of its objects
+_RESAMPLED_PX = 2  # a resampled pixel takes from a little beyond its own ground
 _SQUARE = 1.25  # pixels longer than this many widths are made square (degrees far from the equator)
 
 
@@ -102,6 +104,20 @@ class WorkingScene:
         array, valid = self._read_scaled(window)
         pixels = array if array.dtype == np.uint8 else to_bytes(array)
         return pixels, valid
+
+    def coverage(self) -> Boxes | None:
+        """Return rectangles of the working grid outside of which no pixel is valid, int64 (n, 4).
+
+        Rows of (row, col, row_stop, col_stop); None when headers do not tell. See `coverage`.
+        """
+        found = coverage(self.scene)
+        if found is None or not self.is_resampled:
+            return found
+        own, working = self.scene.georef.transform, self.georef.transform
+        zoom = np.array([own.e / working.e, own.a / working.a])
+        low = np.floor(found[:, :2] * zoom).astype(np.int64) - _RESAMPLED_PX
+        high = np.ceil(found[:, 2:] * zoom).astype(np.int64) + _RESAMPLED_PX
+        return np.clip(np.concatenate([low, high], axis=1), 0, np.array(self.georef.shape * 2))
 
     def describe(self) -> dict[str, Any]:
         """Return how the scene was read, as plain values for map.json."""
