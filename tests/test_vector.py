@@ -197,13 +197,21 @@ def test_the_geopackage_opens_styled_in_old_and_new_qgis(gpkg: Path) -> None:
         assert version == 10300
         rows = db.execute(
             "SELECT f_table_name, f_table_catalog, f_table_schema, f_geometry_column, styleQML,"
-            " useAsDefault, update_time FROM layer_styles ORDER BY f_table_name"
+            " useAsDefault, update_time FROM layer_styles WHERE useAsDefault = 1"
+            " ORDER BY f_table_name"
         ).fetchall()
+        ids = db.execute("SELECT useAsDefault, styleName, styleQML FROM layer_styles ORDER BY id")
+        ((flag, other, by_score), *rest) = ids
         columns = dict(db.execute("SELECT table_name, column_name FROM gpkg_geometry_columns"))
         assert db.execute(
             "SELECT count(*) FROM gpkg_contents WHERE table_name = 'layer_styles'"
         ).fetchone() == (1,)
     assert [r[0] for r in rows] == ["stuff", "things"]
+    # another style to choose stands before the defaults: some QGIS take the newest row
+    assert (flag, other) == (0, "score")
+    assert 'type="graduatedSymbol" attr="score"' in by_score
+    assert by_score.count("<range ") == 10
+    assert {r[0] for r in rest} == {1}
     for name, catalog, schema, column, qml, default, updated in rows:
         assert (catalog, schema, default) == ("", "", 1)
         assert column == columns[name]
@@ -448,6 +456,7 @@ def test_a_project_holds_every_layer_with_its_style_and_a_way_from_where_it_lies
     layers = {x.findtext("layername"): x for x in root.iter("maplayer")}
     assert {n: x.findtext("datasource") for n, x in layers.items()} == {
         "things": "./panoptic.gpkg|layername=things",
+        "things by score": "./panoptic.gpkg|layername=things",
         "stuff": "./panoptic.gpkg|layername=stuff",
         "semantic": "./semantic.tif",
         "scene": "../scenes/town.tif",

@@ -18,7 +18,7 @@ from geopanoptic.errors import StoreError, nearest_name
 from geopanoptic.schema import LabelSchema
 from geopanoptic.vector.specs import GEOMETRY, KNOWN, LayerSpec
 from geopanoptic.vector.streaming import Stream
-from geopanoptic.vector.styles import LayerStyle, default_styles
+from geopanoptic.vector.styles import LayerStyle, default_styles, other_styles
 
 Layers = Mapping[str | LayerSpec, Iterable[pa.RecordBatch]]
 
@@ -158,11 +158,20 @@ def _add_styles(db: sqlite3.Connection, styles: Mapping[str, LayerStyle]) -> Non
         return
     db.executescript(_STYLES_DDL)
     column = dict(db.execute("SELECT table_name, column_name FROM gpkg_geometry_columns"))
+    # the default comes last: some QGIS take the newest row whatever its flag (qgis/QGIS#18933)
+    rows = [
+        (layer, column[layer], name, style.to_qml(), 0, f"by {name}, to be chosen")
+        for layer, (name, style) in other_styles().items()
+        if layer in styles
+    ] + [
+        (layer, column[layer], "classes", style.to_qml(), 1, "classes by name and colour")
+        for layer, style in styles.items()
+    ]
     db.executemany(
         "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
         " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner)"
-        " VALUES ('', '', ?, ?, 'classes', ?, '', 1, 'classes by name and colour', '')",
-        [(name, column[name], style.to_qml()) for name, style in styles.items()],
+        " VALUES ('', '', ?, ?, ?, ?, '', ?, ?, '')",
+        rows,
     )
 
 

@@ -21,6 +21,7 @@ import pyproj
 
 from geopanoptic.errors import StoreError
 from geopanoptic.vector.geopackage import publish, space_left
+from geopanoptic.vector.styles import other_styles
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,14 @@ def _layers(folder: Path, start: Path) -> Iterator[ProjectLayer]:
     """Yield the layers of a map from the top of the legend to its bottom."""
     package = folder / "panoptic.gpkg"
     if package.exists():
-        styles = _styles(package)
+        styles, others = _styles(package), other_styles()
         for name in ("seams_qa", "things", "stuff"):
             if name in styles:
                 source = f"{_relative(package, start)}|layername={name}"
                 yield ProjectLayer(name, source, "Polygons", name == "things", styles[name])
+            if name in styles and name in others:
+                by, style = others[name]
+                yield ProjectLayer(f"{name} by {by}", source, "Polygons", False, style.to_qml())
     for name in ("instances", "semantic", "score"):
         raster = folder / f"{name}.tif"
         style = raster.with_suffix(".qml")
@@ -126,7 +130,8 @@ def _layers(folder: Path, start: Path) -> Iterator[ProjectLayer]:
 
 def _styles(package: Path) -> dict[str, str]:
     with closing(sqlite3.connect(f"file:{package}?mode=ro", uri=True)) as db:
-        return dict(db.execute("SELECT f_table_name, styleQML FROM layer_styles"))
+        default = "SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault = 1"
+        return dict(db.execute(default))
 
 
 def _scene(scene: str | os.PathLike[str] | None, start: Path) -> Iterator[ProjectLayer]:

@@ -94,6 +94,53 @@ class Style:
         )
 
 
+@dataclass(frozen=True)
+class GraduatedStyle:
+    """Draw polygons by a number: `ranges` of (from, to, '#rrggbb'), one after the other."""
+
+    attribute: str
+    ranges: tuple[tuple[float, float, str], ...]
+
+    @classmethod
+    def of_scores(cls) -> GraduatedStyle:
+        """Draw by `score`: tenths, from dark (unsure) to light; the colours of `score.qml`."""
+        colors = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779",
+                  "#6ece58", "#b5de2b", "#fde725")  # fmt: skip
+        return cls("score", tuple((k / 10, (k + 1) / 10, c) for k, c in enumerate(colors)))
+
+    def to_qml(self) -> str:
+        """Return the QML document; it works in QGIS 3.22 and later."""
+        ranges, symbols = [], []
+        for i, (low, high, color) in enumerate(self.ranges):
+            ranges.append(
+                f'<range lower="{low:.15f}" upper="{high:.15f}" label="{low:g} - {high:g}" '
+                f'symbol="{i}" render="true"/>'
+            )
+            rgb = ",".join(str(int(color[k : k + 2], 16)) for k in (1, 3, 5))
+            symbols.append(
+                f'<symbol type="fill" name="{i}" alpha="1" clip_to_extent="1" force_rhr="0">'
+                '<layer class="SimpleFill" enabled="1" locked="0" pass="0"><Option type="Map">'
+                f'<Option type="QString" name="color" value="{rgb},255"/>'
+                '<Option type="QString" name="outline_color" value="35,35,35,255"/>'
+                '<Option type="QString" name="outline_width" value="0.15"/>'
+                '<Option type="QString" name="outline_style" value="solid"/>'
+                '<Option type="QString" name="style" value="solid"/></Option></layer></symbol>'
+            )
+        return (
+            "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
+            '<qgis version="3.22.0" styleCategories="Symbology">'
+            f'<renderer-v2 type="graduatedSymbol" attr={quoteattr(self.attribute)} '
+            'graduatedMethod="GraduatedColor" forceraster="0" symbollevels="0" enableorderby="0">'
+            f"<ranges>{''.join(ranges)}</ranges><symbols>{''.join(symbols)}</symbols>"
+            "</renderer-v2><layerGeometryType>2</layerGeometryType></qgis>"
+        )
+
+
+def other_styles() -> dict[str, tuple[str, LayerStyle]]:
+    """Return layer -> (name, style) that QGIS offers besides the default: things by score."""
+    return {"things": ("score", GraduatedStyle.of_scores())}
+
+
 def default_styles(schema: LabelSchema) -> dict[str, LayerStyle]:
     """Return the styles of a map's layers: things outlined, stuff filled."""
     return {
