@@ -10,6 +10,7 @@ from geopanoptic.predict.door import predict
 from geopanoptic.predict.run import Execution, Outcome, RunRecord, dry_run, run
 from geopanoptic.predict.seams import seam_report
 from geopanoptic.predict.settings import PredictSettings, Products
+from geopanoptic.predict.speed import speed_report
 
 __all__ = [
     "Execution",
@@ -22,4 +23,5 @@ __all__ = [
     "predict_array",
     "run",
     "seam_report",
+    "speed_report",
 ]
