@@ -229,23 +229,24 @@ def _bars(report: AreaReport) -> str:
     value = report.found.area.value * report.total
     half = np.nan_to_num(report.found.area.half_width * report.total)
     mapped = [report.mapped_area(name) or 0.0 for name in report.classes]
-    scale = 560 / max([*(value + half), *mapped, 1e-12])
+    left = min(300, 20 + 8 * max(len(name) for name in report.classes))  # room for the names
+    scale = (720 - left) / max([*(value + half), *mapped, 1e-12])
     parts = []
     for k, name in enumerate(report.classes):
         y = 46 * k
         low, high = (value[k] - half[k]) * scale, (value[k] + half[k]) * scale
         parts.append(
-            f"<text x='150' y='{y + 26}' text-anchor='end'>{escape(name)}</text>"
-            f"<rect x='160' y='{y + 6}' width='{mapped[k] * scale:.1f}' height='12' "
+            f"<text x='{left - 10}' y='{y + 26}' text-anchor='end'>{escape(name)}</text>"
+            f"<rect x='{left}' y='{y + 6}' width='{mapped[k] * scale:.1f}' height='12' "
             f"fill='var(--a)'/>"
-            f"<rect x='160' y='{y + 20}' width='{value[k] * scale:.1f}' height='16' "
+            f"<rect x='{left}' y='{y + 20}' width='{value[k] * scale:.1f}' height='16' "
             f"fill='var(--b)'/>"
-            f"<path d='M{160 + max(low, 0):.1f} {y + 28}H{160 + high:.1f}m0-5v10' "
+            f"<path d='M{left + max(low, 0):.1f} {y + 28}H{left + high:.1f}m0-5v10' "
             f"stroke='var(--ink)' fill='none' stroke-width='1.5'/>"
         )
     height = 46 * len(report.classes) + 24
     key = (
-        f"<g transform='translate(160,{height - 14})'><rect width='12' height='10' "
+        f"<g transform='translate({left},{height - 14})'><rect width='12' height='10' "
         "fill='var(--a)'/><text class='soft' x='18' y='10'>pixels counted on the map</text>"
         "<rect x='210' width='12' height='10' fill='var(--b)'/><text class='soft' x='228' "
         "y='10'>adjusted, with 95 % interval</text></g>"
