@@ -12,7 +12,6 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from objects import (
-    UTM,
     case_map,
     case_objects,
     case_pair,
@@ -25,13 +24,16 @@ from objects import (
 )
 from shapely.affinity import translate
 
+from geopanoptic.change.compare import compare_objects
 from geopanoptic.change.geometry import moved_by
 from geopanoptic.change.object_files import ObjectFields, in_crs_of, map_objects, read_objects
+from geopanoptic.change.object_notes import object_notes
 from geopanoptic.change.objects import STATUSES, Common, Events, ObjectRules, ObjectSet
 from geopanoptic.change.observed import observe
 from geopanoptic.change.offset import OffsetRules, fine_offset
 from geopanoptic.change.outlines import Outlines
 from geopanoptic.change.relate import relate
+from geopanoptic.change.settings import ChangeSettings
 from geopanoptic.errors import SceneError
 
 RULES = ObjectRules()
@@ -520,5 +522,28 @@ def test_destroyed_houses_of_joplin_come_out_removed(shared: Path) -> None:
             assert 2 * both / (truth.sum() + found.sum()) >= 0.95
 
 
-def test_crs_names_are_kept() -> None:
-    assert pyproj.CRS.from_wkt(UTM).to_epsg() == 32631
+def test_a_reader_is_told_of_classes_and_extents_that_do_not_meet() -> None:
+    far = [HOUSE, shapely.box(500, 0, 510, 10)]
+    before = object_set([HOUSE])
+    events = relate(before, after := object_set(far, 101), RULES)
+    (note,) = object_notes(before, after, events, (0.0, 0.0))
+    assert note.startswith("1 of 1 added objects lie outside the bounding box of the before layer")
+    renamed = object_set([HOUSE], 101, class_names=np.array(["Gebaeude"], object))
+    (note,) = object_notes(before, renamed, relate(before, renamed, RULES), (0.0, 0.0))
+    assert "no class name in common (before: building; after: Gebaeude)" in note
+    unnamed = object_set([HOUSE], 101, class_names=np.array(["object"], object))
+    assert object_notes(before, unnamed, relate(before, unnamed, RULES), (0.0, 0.0)) == ()
+    assert told(relate(before, unnamed, RULES)) == {("unchanged", "1", "101")}
+
+
+def test_an_id_attribute_of_one_file_serves_there(tmp_path: Path) -> None:
+    import geopandas
+
+    frame = geopandas.GeoDataFrame({"gid": ["x"]}, geometry=[HOUSE], crs=32631)
+    frame.to_file(tmp_path / "a.gpkg")
+    frame[["geometry"]].to_file(tmp_path / "b.gpkg")
+    paths = tmp_path / "a.gpkg", tmp_path / "b.gpkg"
+    found = compare_objects(*paths, ChangeSettings(id_field="gid"))
+    assert told(found.events) == {("unchanged", "x", "1")}
+    with pytest.raises(SceneError, match="no attribute 'gidd'"):
+        compare_objects(*paths, ChangeSettings(id_field="gidd"))

@@ -62,12 +62,14 @@ def town(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict[str, int]]
     later = corners + np.where((fate == "drawn")[:, None, None], noise, 0.0)
     grown = fate == "grown"
     later[grown] = lot[grown, None] + (corners[grown] - lot[grown, None]) * np.sqrt(1.7)
-    halves = shapely.box(*np.concatenate([lot - LOT_M, lot + [-0.5, LOT_M]], 1).T)
-    others = shapely.box(*np.concatenate([lot + [0.5, -LOT_M], lot + LOT_M], 1).T)
+    halves = shapely.box(*np.concatenate([lot - LOT_M, np.add(lot, [-0.5, LOT_M])], 1).T)
+    others = shapely.box(*np.concatenate([np.add(lot, [0.5, -LOT_M]), lot + LOT_M], 1).T)
     before, after = shapely.polygons(corners), shapely.polygons(later)
     parts: dict[str, list[np.ndarray]] = {"before": [], "after": []}
-    for name, whole, where in (("after", after, fate == "split"), ("before", before,
-                                                                     fate == "merged")):
+    for name, whole, where in (
+        ("after", after, fate == "split"),
+        ("before", before, fate == "merged"),
+    ):
         parts[name] = [shapely.intersection(whole[where], c[where]) for c in (halves, others)]
     before = np.concatenate([before[(fate != "added") & (fate != "merged")], *parts["before"]])
     after = np.concatenate([after[(fate != "removed") & (fate != "split")], *parts["after"]])

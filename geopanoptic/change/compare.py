@@ -12,7 +12,14 @@ from geopanoptic.change.aligned import Offset
 from geopanoptic.change.counting import Counts, Pair, count_pair
 from geopanoptic.change.grid import CommonGrid, GridChoice, no_overlap
 from geopanoptic.change.hidden import AFTER, BEFORE, Hidden, mask_polygons, trace_hidden, unseen_of
-from geopanoptic.change.object_files import ObjectFields, in_crs_of, map_objects, read_objects
+from geopanoptic.change.object_files import (
+    ObjectFields,
+    attributes,
+    in_crs_of,
+    map_objects,
+    read_objects,
+)
+from geopanoptic.change.object_notes import object_notes
 from geopanoptic.change.objects import Common, Events, ObjectRules, ObjectSet
 from geopanoptic.change.observed import observe
 from geopanoptic.change.offset import OffsetRules
@@ -88,7 +95,7 @@ def compare_maps(
     hidden = Hidden()
     if counts.why.sum() > counts.why[0, 0]:
         hidden = trace_hidden(work / "why.tif", common.grid, settings.block)
-    rules = settings.rules(Scale.of(common.grid).pixel_m)
+    rules = settings.rules(maps.coarsest_m(common.grid))
     one, two, ground = seen_objects(objects, common.footprint, hidden, offset)
     events = relate(one, two, rules, ground)
     return Compared(
@@ -118,7 +125,8 @@ def compare_objects(before: MapLike, after: MapLike, settings: ChangeSettings) -
     A date that is a map brings its extent and nodata; of a vector file nobody knows what it did not
     look at, so it counts as having looked everywhere.
     """
-    sides = [_object_side(s, settings) for s in (before, after)]
+    fields = _fields((before, after), settings)
+    sides = [_object_side(s, f) for s, f in zip((before, after), fields, strict=True)]
     crs = _objects_crs(sides, settings)
     one, two = (in_crs_of(objects, crs) for objects, _ in sides)
     _check_classes(settings.classes, {*one.class_names, *two.class_names})
@@ -145,7 +153,8 @@ def compare_objects(before: MapLike, after: MapLike, settings: ChangeSettings) -
     events = relate(one, two, rules, ground)
     return Compared(
         (str(_named(before)), str(_named(after))), dates, settings, rules, registration, most_m,
-        grid, one, two, ground, events, (*registration.notes, *_date_notes(dates)),
+        grid, one, two, ground, events,
+        (*registration.notes, *_date_notes(dates), *object_notes(one, two, events, offset)),
     )  # fmt: skip
 
 
@@ -153,11 +162,24 @@ def _named(side: MapLike) -> str | Path:
     return side.name if isinstance(side, PanopticMap) else side
 
 
-def _object_side(side: MapLike, settings: ChangeSettings) -> tuple[ObjectSet, PanopticMap | None]:
+def _fields(sides: tuple[MapLike, MapLike], settings: ChangeSettings) -> list[ObjectFields]:
+    """Return the attributes to read of each side; where only one file has one, it serves there."""
+    files = [None if isinstance(s, PanopticMap) or not is_vector_side(s) else s for s in sides]
+    held = [set() if f is None else set(attributes(f)) for f in files]
+
+    def of_side(name: str | None, k: int) -> str | None:
+        return None if name in held[1 - k] and name not in held[k] else name
+
+    return [
+        ObjectFields(of_side(settings.id_field, k), of_side(settings.class_field, k))
+        for k in (0, 1)
+    ]
+
+
+def _object_side(side: MapLike, fields: ObjectFields) -> tuple[ObjectSet, PanopticMap | None]:
     if isinstance(side, PanopticMap) or not is_vector_side(side):
         panoptic = open_side(side)
         return map_objects(panoptic), panoptic
-    fields = ObjectFields(settings.id_field, settings.class_field)
     return read_objects(side, fields), None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from geopanoptic.panoptic_map.vector import CLASS_FIELDS, SCORE_FIELDS
 if TYPE_CHECKING:
     from geopanoptic.panoptic_map import PanopticMap
 
+T = TypeVar("T")
 ID_FIELDS = ("id", "instance_id")
 FEATURE_ID = "fid"  # what the format itself calls a feature, when no attribute has that name
 _BLOCK = 2048
@@ -73,12 +75,21 @@ def read_objects(path: str | Path, fields: ObjectFields | None = None) -> Object
     )  # fmt: skip
 
 
+def attributes(path: str | Path, layer: str | None = None) -> list[str]:
+    """Return the attribute names of the layer that `read_objects` would read."""
+    return _opened(Path(path), lambda p: _names(p, layer)[1])
+
+
 def _read(path: Path, fields: ObjectFields) -> tuple[Any, list[str]]:
     """Return the rows with the attributes that are needed, and all attribute names."""
+    return _opened(path, lambda p: _read_frame(p, fields))
+
+
+def _opened(path: Path, read: Callable[[Path], T]) -> T:
     if not path.exists():
         raise SceneError(f"there is no file {path}")
     try:
-        frame, names = _read_frame(path, fields)
+        return read(path)
     except SceneError:
         raise
     except Exception as why:
@@ -86,33 +97,40 @@ def _read(path: Path, fields: ObjectFields) -> tuple[Any, list[str]]:
             f"cannot read {path} as a vector file: {why}; GeoPackage, GeoJSON, FlatGeobuf and "
             f"GeoParquet are read"
         ) from why
-    return frame, names
+
+
+def _names(path: Path, wanted: str | None) -> tuple[str | None, list[str]]:
+    """Return the layer to read and its attributes."""
+    import pyogrio
+
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        return None, [
+            c for c in pq.read_schema(path).names if c not in ("geometry", "geom", "bbox")
+        ]
+    layers = [str(name) for name in pyogrio.list_layers(path)[:, 0]]
+    layer = wanted or ("things" if "things" in layers else layers[0])
+    if layer not in layers:
+        raise SceneError(
+            f"{path} has no layer '{layer}'{nearest_name(layer, layers)}; it has "
+            f"{', '.join(layers)}"
+        )
+    return layer, [str(c) for c in pyogrio.read_info(path, layer=layer)["fields"]]
 
 
 def _read_frame(path: Path, fields: ObjectFields) -> tuple[Any, list[str]]:
     import geopandas
     import pyogrio
 
-    if path.suffix.lower() == ".parquet":
-        frame = geopandas.read_parquet(path)
-        names = [c for c in frame.columns if c != frame.geometry.name]
-        _check_fields(path, names, fields)
-        return frame, names
-    layers = [str(name) for name in pyogrio.list_layers(path)[:, 0]]
-    layer = fields.layer or ("things" if "things" in layers else layers[0])
-    if layer not in layers:
-        raise SceneError(
-            f"{path} has no layer '{layer}'{nearest_name(layer, layers)}; it has "
-            f"{', '.join(layers)}"
-        )
-    names = [str(c) for c in pyogrio.read_info(path, layer=layer)["fields"]]
+    layer, names = _names(path, fields.layer)
     _check_fields(path, names, fields)
+    if layer is None:
+        return geopandas.read_parquet(path), names
     usual = (*ID_FIELDS, *CLASS_FIELDS, *SCORE_FIELDS, "touches_edge")
     wanted = [c for c in names if c in (*usual, fields.id_field, fields.class_field)]
-    # in Arrow tables GDAL calls the feature id of GeoJSON 'id', also beside such an attribute
-    arrow = path.suffix.lower() not in (".geojson", ".json")
     frame = pyogrio.read_dataframe(
-        path, layer=layer, columns=wanted, fid_as_index=True, use_arrow=arrow
+        path, layer=layer, columns=wanted, fid_as_index=True, use_arrow=True
     )
     return frame, names
 
