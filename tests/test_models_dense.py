@@ -10,15 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pixel_oracle import spell
 from random_model import THRESHOLDS, random_card, write_random_model
+from scenes import make_truth
 from scipy import ndimage
 
-from geopanoptic.errors import CheckpointError
+from geopanoptic import PredictSettings, predict
+from geopanoptic.errors import CheckpointError, ConfigError
 from geopanoptic.models import load_model
 from geopanoptic.models.centers import CentersDecoder, ComponentsDecoder
 from geopanoptic.models.decode import decoder_of
 from geopanoptic.models.dense import CENTER_HEADS, DenseArgs, build_dense, output_weights
-from geopanoptic.models.flips import FlippedSegmenter
+from geopanoptic.models.flips import FlippedSegmenter, Tta
 from geopanoptic.models.losses import (
     CenterReach,
     allowed,
@@ -38,6 +41,7 @@ CENTER_THRESHOLDS = {
         "region": 0.5, "score": 0.3, "area_px": 4, "peak": 0.3, "reach_px": 12,
     }.items()
 }  # fmt: skip
+TTA: tuple[Tta, ...] = ("none", "flips")
 NETS = [
     ("light", "tu-tf_efficientnet_lite0"), ("fcn", "resnet18"), ("unet", "resnet18"),
     ("unetplusplus", "resnet18"), ("manet", "resnet18"), ("linknet", "resnet18"),
@@ -155,6 +159,15 @@ def test_components_are_the_connected_pieces() -> None:
     assert ((out.instance > 0) == (truth > 0)).all()
 
 
+def test_a_model_of_stuff_alone_is_decoded() -> None:
+    schema = SCHEMA.subset(["tree", "grass"])
+    decoder = decoder_of(random_card(schema=schema, decoder="components", thresholds={}))
+    semantic = np.stack([np.full((5, 6), 0.8), np.full((5, 6), 0.2)]).astype(np.float32)
+    out = decoder.decode({"semantic": semantic}, np.ones((5, 6), bool))
+    assert (out.stuff == 3).all()
+    assert out.instance.max() == 0
+
+
 @settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40))
 def test_centre_decoding_keeps_the_laws_on_random_fields(seed: int, rows: int, cols: int) -> None:
@@ -240,3 +253,16 @@ def test_the_answer_to_a_mirrored_chip_is_the_mirrored_answer(
     assert not np.allclose(plain["semantic"], here["semantic"], atol=1e-4)
     with pytest.raises(CheckpointError, match="use none or flips"):
         load_model(tmp_path / "m.safetensors", tta="flip")
+
+
+def test_predict_averages_over_flips_when_asked(tmp_path: Path) -> None:
+    scene = spell(make_truth("blobs", (70, 80), seed=1), tmp_path / "scene.tif")
+    model = str(write(tmp_path / "m.safetensors", random_card()))
+    maps = [
+        predict(scene, model, tmp_path / f"{tta}.panoptic", settings=PredictSettings(tta=tta))
+        for tta in TTA
+    ]
+    assert maps[1].info.run["settings"]["tta"] == "flips"
+    assert (maps[0].semantic.to_numpy() != maps[1].semantic.to_numpy()).any()
+    with pytest.raises(ConfigError, match="use 'none' or 'flips'"):
+        PredictSettings(tta="flip")  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ def write_raster(path: Path, array: npt.NDArray[np.generic], seed: int) -> None:
     bands = array if array.ndim == 3 else array[None]
     with rasterio.open(
         path, "w", driver="GTiff", count=len(bands), height=bands.shape[1], width=bands.shape[2],
-        dtype=bands.dtype, crs=UTM, transform=transform_of(seed),
+        dtype=bands.dtype, crs=UTM, transform=transform_of(seed), photometric="minisblack",
     ) as file:  # fmt: skip
         file.write(bands)
 

@@ -122,6 +122,9 @@ def answer(
     """Drop doubtful segments and specks; put stuff and instances together."""
     from geopanoptic.models import flood
 
+    if not len(rows.things):
+        none = np.zeros(found.stuff.shape, np.int32)
+        return Segmented(found.stuff, none, np.zeros(1, np.uint8), found.score)
     instance, kept = flood.settle(label, found.claim, class_row, rows)
     class_of = np.zeros(len(kept) + 1, np.uint8)
     class_of[1:] = rows.things[class_row[kept]]

@@ -55,11 +55,15 @@ def _write_scene(array: Any, path: Path) -> None:
         "dtype": values.dtype,
         "tiled": True,
         "bigtiff": "if_safer",
+        "alpha": "no",  # four bands of bytes would be taken for colours and their transparency
     }
     if hasattr(array, "rio"):
         profile |= {"crs": array.rio.crs, "nodata": array.rio.nodata}
         if array.rio.crs is not None:
-            profile["transform"] = array.rio.transform()
+            with warnings.catch_warnings():
+                # rioxarray multiplies transforms in a way that affine will drop one day
+                warnings.simplefilter("ignore", PendingDeprecationWarning)
+                profile["transform"] = array.rio.transform()
     profile = {name: value for name, value in profile.items() if value is not None}
     with rasterio.Env(GDAL_PAM_ENABLED=False), warnings.catch_warnings():
         # an array without a place on the ground is what the caller gave
