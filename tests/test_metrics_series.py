@@ -293,3 +293,120 @@ def test_matching_by_table_equals_matching_of_f1() -> None:
     wanted = match_objects(overlap, 0.25)
     thing = overlap.truth.class_id[overlap.t[wanted.pair]] == 1
     assert len(objects_of_labels(truth, pred).matches()[0]) == int(thing.sum())
+
+
+# --- oracles -------------------------------------------------------------------------------------
+
+
+def crowded(dates: list[tuple[Any, Any]], seed: int) -> tuple[list[Any], list[CountedDate]]:
+    """Add void to both sides, a crowd (id 5) and an id that changes its class (4, at odd dates).
+
+    Classes: 1 and 2 things, 3 stuff. Returns ((truth class, truth id, pred class, pred id), ...).
+    """
+    rng = np.random.default_rng(seed)
+    plain, out = [], []
+    code = ClassCode.plain(3, [1, 2])
+    for k, (t, p) in enumerate(dates):
+        sides = []
+        for ids, odd in ((t, 4), (p, 14)):
+            classes = np.select([ids == 0, ids == odd], [3, 1 + k % 2], 1).astype(np.uint8)
+            ids = np.where(ids == 0, 0, ids).astype(np.int32)
+            void = rng.random(ids.shape) < 0.1
+            classes[void], ids[void] = 0, 0
+            sides.append((classes, ids))
+        (tc, ti), (pc, pi) = sides
+        plain.append((tc, ti, pc, pi))
+        count = PanopticCount.of((tc, ti), (pc, pi), Sides(code, code, 3))
+        rules = Rules(things=frozenset({1, 2}), truth_crowd=frozenset({5}))
+        out.append(CountedDate(count, rules))
+    return plain, out
+
+
+@given(series(), st.integers(0, 999))
+def test_stq_is_what_the_definition_says_pixel_by_pixel(dates: list[Any], seed: int) -> None:
+    plain, counts = crowded(dates, seed)
+    tc, ti, pc, pi = (np.stack(a).astype(int) for a in zip(*plain, strict=True))
+    crowd = np.isin(tc, [1, 2]) & (ti == 5)
+    truth = np.where(np.isin(tc, [1, 2]) & ~crowd, tc * 1000 + ti, 0)
+    pred = np.where(np.isin(pc, [1, 2]) & ~crowd, pc * 1000 + pi, 0)
+    tubes = [g for g in np.unique(truth) if g]
+    total = 0.0
+    for g in tubes:
+        for p in (p for p in np.unique(pred) if p):
+            both = int(((truth == g) & (pred == p)).sum())
+            total += both * both / int(((truth == g) | (pred == p)).sum()) / int((truth == g).sum())
+    judged = tc > 0
+    unions = {c: int((judged & ((tc == c) | (pc == c))).sum()) for c in range(4)}
+    hits = {c: int((judged & (tc == c) & (pc == c)).sum()) for c in range(1, 4)}
+    ious = [hits[c] / unions[c] for c in range(1, 4) if unions[c]]
+    exact = TubeOverlap.of(counts, 3).exact((1, 2, 3))
+    like = stq(counts, (1, 2, 3), 3)
+    assert exact.iou == pytest.approx(np.mean(ious) if ious else None)
+    if tubes:
+        assert exact.aq == pytest.approx(total / len(tubes), abs=EXACT)
+        assert like.aq == pytest.approx(exact.aq, rel=1e-5)
+    else:
+        assert exact.aq is None
+    if ious:  # void of the prediction is one more class to deeplab2
+        n = len(ious) + bool((judged & (pc == 0)).any())
+        assert like.iou == pytest.approx(sum(ious) / n)
+
+
+@given(series(), st.integers(0, 999))
+def test_vpq_is_what_the_definition_says_pixel_by_pixel(dates: list[Any], seed: int) -> None:
+    plain, counts = crowded(dates, seed)
+    found = vpq(counts, 3, 3)
+    for length, window in enumerate(found.windows, 1):
+        wanted = {c: [0, 0, 0, 0.0] for c in (1, 2, 3)}
+        for k in range(len(plain) - length + 1):
+            for c, row in tube_statistics(plain[k : k + length]).items():
+                wanted[c] = [a + b for a, b in zip(wanted[c], row, strict=True)]
+        for c, (tp, fp, fn, iou) in wanted.items():
+            q = window.per_class[c]
+            assert (q.tp, q.fp, q.fn) == (tp, fp, fn)
+            assert q.iou_sum == pytest.approx(iou, abs=EXACT)
+
+
+def tube_statistics(dates: list[Any]) -> dict[int, list[Any]]:
+    """Return [TP, FP, FN, sum of IoU] per class of one volume, by masks (vps)."""
+    tc, ti, pc, pi = (np.stack(a) for a in zip(*dates, strict=True))
+    truth, pred = np.where(tc == 3, 900, ti), np.where(pc == 3, 900, pi)
+    truth[tc == 0], pred[pc == 0] = 0, 0
+    out: dict[int, list[Any]] = {c: [0, 0, 0, 0.0] for c in (1, 2, 3)}
+
+    def class_at_first(ids: Any, classes: Any, label: int) -> int:
+        k = int(np.flatnonzero((ids == label).any(axis=(1, 2)))[0])
+        return int(classes[k][ids[k] == label][0])
+
+    of_truth = {g: class_at_first(truth, tc, g) for g in np.unique(truth) if g}
+    of_pred = {p: class_at_first(pred, pc, p) for p in np.unique(pred) if p}
+    matched: set[tuple[str, int]] = set()
+    for g, c in of_truth.items():
+        for p in (p for p, d in of_pred.items() if d == c and g != 5):
+            a, b = truth == g, pred == p
+            iou = (a & b).sum() / ((a | b).sum() - (b & (truth == 0)).sum())
+            if iou > 0.5:
+                out[c][0] += 1
+                out[c][3] += float(iou)
+                matched |= {("t", g), ("p", p)}
+    for g, c in of_truth.items():
+        out[c][2] += ("t", g) not in matched and g != 5
+    for p, c in of_pred.items():
+        mine = pred == p
+        crowd = (truth == 5) & (of_truth.get(5) == c)
+        ignored = (mine & ((truth == 0) | crowd)).sum() / mine.sum() > 0.5
+        out[c][1] += ("p", p) not in matched and not ignored
+    return out
+
+
+def test_dates_meet_whether_a_reader_makes_times_of_them_or_not() -> None:
+    import datetime as dt
+
+    from geopanoptic.evaluate.polygon_series import _date
+
+    when = dt.datetime(2018, 5, 1, tzinfo=dt.UTC)
+    assert {_date(v) for v in ("2018-05-01", when, when.date(), "2018-05-01T00:00:00Z")} == {
+        "2018-05-01"
+    }
+    assert _date("T3") == "T3"
+    assert _date(7) == 7.0

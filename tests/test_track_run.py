@@ -465,6 +465,7 @@ def test_qgis_opens_and_plays_the_tracks(found: tuple[Any, Path], tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("script", "data"),
     [("track_naip_water.py", "naip_series"), ("track_landsat_river.py", "landsat_series")],

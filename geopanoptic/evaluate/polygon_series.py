@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import warnings
 from collections.abc import Sequence
@@ -125,7 +126,15 @@ def _date(value: Any) -> Any:
     """Return what sorts in time: numbers as they are, the rest as (ISO) text."""
     if isinstance(value, int | float | np.number):
         return float(value)
-    return str(value)
+    text = value.isoformat() if hasattr(value, "isoformat") else str(value)
+    try:
+        when = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    # a reader of files may make times of dates, so that the two sides would not meet
+    when = when.replace(tzinfo=None) if when.tzinfo is None else when.astimezone(dt.UTC)
+    when = when.replace(tzinfo=None)
+    return when.date().isoformat() if when.time() == dt.time() else when.isoformat()
 
 
 def _dissolved(rows: ObjectRows) -> ObjectRows:

@@ -92,7 +92,7 @@ def track(
         _same_ids(tracked, stored, outputs.append)
     trajectories = _pixels(opened, frame, settings, tracked, outputs, told)
     series = Series(opened, tracked, settings, frame.date, frame.rules.tolerance_m, _versions())
-    report = _report(series, time.monotonic() - start)
+    report = _report(series, outputs, time.monotonic() - start)
     if outputs.package is not None:
         overwrite = outputs.overwrite or outputs.package == outputs.append
         with atomic_output(outputs.package, overwrite) as path:
@@ -148,7 +148,7 @@ def _open(
             f"changes an id, so new dates must be later; track all dates anew instead"
         )
     frame = _frame(dated, settings, stored)
-    opened = list(old)
+    opened = [replace(o, map=_reopened(o.source)) for o in old]
     for k, m in enumerate(dated, 1):
         opened.append(open_date(m, frame, settings, told))
         told("dates", k, len(dated))
@@ -196,8 +196,6 @@ def _pixels(
     told: Progress,
 ) -> Rows | None:
     """Follow the classes of pixels and write the rasters, where all dates have pixels."""
-    if outputs.append is not None:
-        opened = [o if o.map is not None else replace(o, map=_reopened(o.source)) for o in opened]
     stack = None if frame.map is None else Stack.of(opened, frame.map, settings)
     if outputs.rasters is not None:
         for o, ids in zip(opened, tracked.identity.track, strict=True):
@@ -210,7 +208,21 @@ def _versions() -> dict[str, Any]:
     return {"software": {"geopanoptic": __version__}}
 
 
-def _report(series: Series, seconds: float) -> dict[str, Any]:
+def _notes(series: Series, outputs: TrackOutputs) -> list[str]:
+    """Return what the user should know."""
+    notes = [f"{o.view.date}: {note}" for o in series.opened for note in o.notes]
+    for o in series.opened:
+        if o.left_out:
+            notes.append(f"{o.view.date}: {o.left_out} objects lie under its mask and are left out")
+        if outputs.rasters is not None and o.map is None:
+            notes.append(
+                f"{o.view.date}: no rasters of this date, and no class trajectories: {o.source} "
+                f"has no pixels, or cannot be opened again"
+            )
+    return notes
+
+
+def _report(series: Series, outputs: TrackOutputs, seconds: float) -> dict[str, Any]:
     """Return what happened as plain values."""
     t = series.tracked
     line = timeline_rows(t)
@@ -235,7 +247,7 @@ def _report(series: Series, seconds: float) -> dict[str, Any]:
             o.view.date: o.registration for o in series.opened if o.registration is not None
         },
         "left_out": {o.view.date: o.left_out for o in series.opened if o.left_out},
-        "warnings": [f"{o.view.date}: {note}" for o in series.opened for note in o.notes],
+        "warnings": _notes(series, outputs),
         "parameters": json.loads(json.dumps(series.settings.to_json())),
         "seconds": round(seconds, 3),
     }
