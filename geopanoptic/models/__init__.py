@@ -8,16 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from geopanoptic.models.card import ModelCard
-from geopanoptic.models.checkpoint import (
-    bundled_names,
-    model_path,
-    read_header,
-    read_tensors,
-    save_model,
-)
+from geopanoptic.models.checkpoint import bundled_names, save_model
 from geopanoptic.models.engines import Engine, choose_engine
 from geopanoptic.models.flips import with_tta
 from geopanoptic.models.segmenter import Fields, Segmented, Segmenter
+from geopanoptic.models.sources import Place, source_of
 
 DEFAULT_MODEL = "landcover-v0"
 
@@ -44,11 +39,11 @@ def list_models() -> list[ModelCard]:
 
 
 def read_card(name_or_path: str | Path) -> ModelCard:
-    """Return the card of a bundled model or of a file, from its header alone.
+    """Return the card of a model; see `load_model` for what may be named.
 
     Raises CheckpointError when there is no such model or the file is no model file.
     """
-    return read_header(model_path(name_or_path)).card
+    return source_of(name_or_path).card()
 
 
 def check_model(name_or_path: str | Path) -> ModelCard:
@@ -56,10 +51,7 @@ def check_model(name_or_path: str | Path) -> ModelCard:
 
     Raises CheckpointError when the file is damaged or altered.
     """
-    path = model_path(name_or_path)
-    header = read_header(path)
-    read_tensors(path, header)
-    return header.card
+    return source_of(name_or_path).check()
 
 
 def load_model(
@@ -69,21 +61,18 @@ def load_model(
     tta: str = "none",
     engine: Engine | str = "torch",
 ) -> Segmenter:
-    """Load a bundled model or a `.safetensors` file with a card, ready to segment.
+    """Load a model, ready to segment.
 
+    `name_or_path`: a bundled name; a `.safetensors` file with a card; an `.onnx` file with a card
+    inside or beside; a directory of transformers with a `card.yaml`; the name of a plugin (entry
+    point `geopanoptic.models`); two of these as `SEMANTIC + INSTANCE`.
     `device`: auto, cpu, cuda, cuda:N. `threads`: of the network in this process. `tta`: none, or
     flips: average over mirror images, at four times the work. `engine`: a name of `ENGINES`; the
     ones other than torch run dense networks on the CPU, from a graph that is exported once.
     Raises CheckpointError: no such model, damaged or altered file, no card, weights that do not
     fit; pickles are never loaded. ConfigError: an engine that is not here.
     """
-    path = model_path(name_or_path)
+    source = source_of(name_or_path)
     if isinstance(engine, str):
-        engine = choose_engine(read_header(path).card, engine, gpu=device.startswith("cuda"))
-    if engine.name != "torch":
-        from geopanoptic.models.engines.segmenter import load_graph
-
-        return with_tta(load_graph(path, engine, threads), tta)
-    from geopanoptic.models.torch_segmenter import load_torch
-
-    return with_tta(load_torch(path, device, threads), tta)
+        engine = choose_engine(source.card(), engine, gpu=device.startswith("cuda"))
+    return with_tta(source.load(Place(engine, device, threads)), tta)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from geopanoptic.models.card import ModelCard
 
-Fields = dict[str, npt.NDArray[np.float32]]
+Fields = dict[str, npt.NDArray[Any]]
 
 
 class Segmented(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -18,19 +18,18 @@ AUTO = "auto"
 # In the order of preference on a CPU (docs/models.md has the figures).
 ON_CPU = ("openvino", "onnxruntime", "torch")
 ENGINES = (AUTO, "torch", "openvino", "onnxruntime")
-# What must be importable to run a graph; to make one, torch is needed as well.
-_PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "torch": ("torch",),
-    "openvino": ("openvino",),
-    "onnxruntime": ("onnxruntime",),
-}
-# Networks whose answer can be written as one graph of fixed operations.
+# Networks of ours whose answer can be written as one graph of fixed operations.
 GRAPHS = ("dense",)
+ONNX = "onnx"  # the architecture of a model that is such a graph and nothing else
+PAIR = "pair"  # of two models whose maps are laid over each other
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The engine of a run: its name, version and precision (`fp32`, `bf16`)."""
+    """The engine of a run: its name, version and precision (`fp32`, `bf16`).
+
+    Of two models on different engines, both with a `+` between.
+    """
 
     name: str
     version: str
@@ -42,15 +41,21 @@ class Engine:
     def __str__(self) -> str:
         return f"{self.name} {self.version}, {self.precision}" if self.version else self.name
 
+    def parts(self, count: int) -> list[Engine]:
+        """Return the engine of each of `count` models."""
+        texts = [v.split("+") for v in (self.name, self.version, self.precision)]
+        return [Engine(*(t[min(i, len(t) - 1)] for t in texts)) for i in range(count)]
 
-def lacking(engine: str, card: ModelCard | None = None) -> str | None:
-    """Tell why an engine cannot be used here (for the model of `card`); None when it can."""
-    for package in _PACKAGES[engine]:
-        if importlib.util.find_spec(package) is None:
-            extra = "" if engine == "torch" else ": pip install 'geopanoptic[cpu]'"
-            return f"{package} is not installed{extra}"
-    if engine != "torch" and card is not None and card.architecture not in GRAPHS:
-        return f"the architecture '{card.architecture}' runs on torch only"
+
+def lacking(engine: str, architecture: str | None = None) -> str | None:
+    """Tell why an engine cannot be used here (for an architecture); None when it can."""
+    if importlib.util.find_spec(engine) is None:
+        cure = "" if engine == "torch" else ": pip install 'geopanoptic[cpu]'"
+        return f"{engine} is not installed{cure}"
+    if architecture == ONNX:
+        return "it runs no ONNX models; use openvino or onnxruntime" if engine == "torch" else None
+    if engine != "torch" and architecture is not None and architecture not in GRAPHS:
+        return f"the architecture '{architecture}' runs on torch only"
     return None
 
 
@@ -64,15 +69,31 @@ def choose_engine(card: ModelCard, wanted: str = AUTO, *, gpu: bool = False) -> 
         raise ConfigError(
             f"--engine {wanted}{nearest_name(wanted, ENGINES)}: use {', '.join(ENGINES)}"
         )
+    if card.architecture == PAIR:
+        return _joined([_chosen(str(a), wanted, gpu) for a in card.arguments["parts"]])
+    return _chosen(card.architecture, wanted, gpu)
+
+
+def _chosen(architecture: str, wanted: str, gpu: bool) -> Engine:
     if wanted == AUTO:
-        usable = (name for name in ON_CPU if lacking(name, card) is None)
-        wanted = "torch" if gpu else next(usable, "torch")
-    why = lacking(wanted, card)
-    if why is None and gpu and wanted != "torch":
-        why = "it runs on the CPU; use --device cpu, or --engine torch"
+        order = ("torch", *ON_CPU) if gpu else ON_CPU
+        usable = (name for name in order if lacking(name, architecture) is None)
+        wanted = next(usable, "onnxruntime" if architecture == ONNX else "torch")
+    elif gpu and wanted != "torch" and architecture != ONNX:
+        raise ConfigError(
+            f"--engine {wanted}: it runs on the CPU; use --device cpu, or --engine torch"
+        )
+    why = lacking(wanted, architecture)
     if why is not None:
         raise ConfigError(f"--engine {wanted}: {why}")
     return usable_engine(wanted)
+
+
+def _joined(engines: Sequence[Engine]) -> Engine:
+    if len(set(engines)) == 1:
+        return engines[0]
+    rows = [(e.name, e.version, e.precision) for e in engines]
+    return Engine(*("+".join(column) for column in zip(*rows, strict=True)))
 
 
 def usable_engine(name: str) -> Engine:
@@ -84,7 +105,8 @@ def usable_engine(name: str) -> Engine:
 def version_of(package: str) -> str:
     """Return the version of an installed package, `none` if it is not there."""
     try:
-        return importlib.metadata.version(package)
+        # `+cpu` and the like name a build, not another version
+        return importlib.metadata.version(package).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
         return "none"
 

@@ -61,7 +61,8 @@ class FixedPad(nn.Module):
         self.pad = nn.ZeroPad2d((cols // 2, cols - cols // 2, rows // 2, rows - rows // 2))
         self.conv = nn.Conv2d(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,
-            dilation=conv.dilation, groups=conv.groups, bias=conv.bias is not None,
+            dilation=(conv.dilation[0], conv.dilation[1]), groups=conv.groups,
+            bias=conv.bias is not None,
         )  # fmt: skip
         self.conv.load_state_dict(conv.state_dict())
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,29 @@ _EXPORT_S = 900
 Runner = Callable[[npt.NDArray[Any]], Fields]
 
 
-def graph_of(path: Path, card: ModelCard) -> bytes:
-    """Return the model's ONNX graph, from the cache or exported now (some seconds, with torch)."""
-    return cached(f"{_key(card)}.onnx", lambda: _export(path))
+@dataclass(frozen=True, slots=True)
+class GraphSource:
+    """Where an ONNX graph comes from: a key of all that it depends on, and how to get it."""
+
+    key: str
+    make: Callable[[], bytes]
 
 
-def open_runner(path: Path, card: ModelCard, engine: Engine, threads: int) -> Runner:
-    """Open a model on a graph engine. Raises CheckpointError when its graph cannot be made."""
-    if engine.name == "onnxruntime":
-        return _onnxruntime(graph_of(path, card), threads)
-    return _openvino(path, card, engine, threads)
+def exported(path: Path, card: ModelCard) -> GraphSource:
+    """Return the graph of a model file, cached or exported now (some seconds, with torch)."""
+    key = _key(card)
+    return GraphSource(key, lambda: cached(f"{key}.onnx", lambda: _export(path)))
+
+
+def open_runner(graph: GraphSource, engine: Engine, threads: int) -> Runner:
+    """Open a graph on an engine. Raises CheckpointError when the graph cannot be had or used."""
+    try:
+        if engine.name == "onnxruntime":
+            return _onnxruntime(graph.make(), threads)
+        return _openvino(graph, engine, threads)
+    except RuntimeError as why:
+        first = str(why).strip().splitlines()[-1][:300]
+        raise CheckpointError(f"{engine} cannot use this network: {first}") from why
 
 
 def _key(card: ModelCard) -> str:
@@ -97,7 +111,7 @@ def openvino_precision() -> str:
     return "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
 
 
-def _openvino(path: Path, card: ModelCard, engine: Engine, threads: int) -> Runner:
+def _openvino(graph: GraphSource, engine: Engine, threads: int) -> Runner:
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -108,17 +122,17 @@ def _openvino(path: Path, card: ModelCard, engine: Engine, threads: int) -> Runn
     }
 
     def compile_now() -> bytes:
-        model = _core().read_model(graph_of(path, card), b"")
+        model = _core().read_model(graph.make(), b"")
         blob: bytes = _core().compile_model(model, "CPU", settings).export_model().getvalue()
         return blob
 
     made_by = f"{engine.version}-{engine.precision}-{_processor()}-{threads}"
-    name = f"{_key(card)}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}.openvino"
+    name = f"{graph.key}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}.openvino"
     blob = cached(name, compile_now)
     try:
         compiled = _core().import_model(io.BytesIO(blob), "CPU", settings)
     except RuntimeError:  # made by another build of the same version
-        model = _core().read_model(graph_of(path, card), b"")
+        model = _core().read_model(graph.make(), b"")
         compiled = _core().compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
     names = [port.get_any_name() for port in compiled.outputs]
@@ -139,9 +153,10 @@ def _onnxruntime(graph: bytes, threads: int) -> Runner:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [port.name for port in session.get_outputs()]
+    entry = session.get_inputs()[0].name
 
     def run(chips: npt.NDArray[Any]) -> Fields:
-        answers = session.run(names, {"chips": chips.astype(np.float32, copy=False)})
+        answers = session.run(names, {entry: chips.astype(np.float32, copy=False)})
         return dict(zip(names, answers, strict=True))
 
     return run

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geopanoptic.errors import SceneError
 from geopanoptic.models.card import ModelCard
 from geopanoptic.models.checkpoint import read_header, read_tensors
+from geopanoptic.models.chips import padded_chips
 from geopanoptic.models.decode import decoder_of
 from geopanoptic.models.engines import Engine
-from geopanoptic.models.engines.runners import Runner, open_runner
+from geopanoptic.models.engines.runners import Runner, exported, open_runner
 from geopanoptic.models.segmenter import Fields, Segmented
 from geopanoptic.models.smoothing import SMOOTH_PX, smooth
-
-STRIDE = 32  # as `torch_segmenter.STRIDE`
 
 
 class GraphSegmenter:
@@ -36,18 +34,9 @@ class GraphSegmenter:
 
     def forward(self, chips: npt.NDArray[Any]) -> Fields:
         """Run the network on chips (n, band, h, w), uint8 or float32, in the card's value range."""
-        if chips.ndim != 4 or chips.shape[1] != len(self.card.bands):
-            raise SceneError(
-                f"chips have shape {chips.shape}; the model '{self.card.name}' takes "
-                f"(n, {len(self.card.bands)}, rows, cols): {', '.join(self.card.bands)}"
-            )
-        rows, cols = chips.shape[2:]
-        pads = [(0, 0), (0, 0), (0, -rows % STRIDE), (0, -cols % STRIDE)]
-        padded = any(b for _, b in pads)
-        if padded:
-            chips = np.pad(chips, pads, mode="symmetric")
-        fields = self._run(np.ascontiguousarray(chips))
-        if padded:
+        padded, (rows, cols) = padded_chips(chips, self.card, None)
+        fields = self._run(padded)
+        if padded.shape != chips.shape:
             fields = {k: np.ascontiguousarray(v[..., :rows, :cols]) for k, v in fields.items()}
         for semantic in fields["semantic"]:
             smooth(semantic, self._stuff, SMOOTH_PX)
@@ -73,4 +62,4 @@ def load_graph(path: Path, engine: Engine, threads: int | None) -> GraphSegmente
     header = read_header(path)
     read_tensors(path, header)  # a graph in the cache is no excuse for a damaged file
     threads = threads or os.cpu_count() or 1
-    return GraphSegmenter(header.card, open_runner(path, header.card, engine, threads))
+    return GraphSegmenter(header.card, open_runner(exported(path, header.card), engine, threads))

@@ -1,0 +1,116 @@
+"""A network that answers with masks behind the Segmenter door."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from geopanoptic.errors import CheckpointError
+from geopanoptic.models.card import ModelCard
+from geopanoptic.models.checkpoint import read_header, read_tensors
+from geopanoptic.models.chips import padded_chips
+from geopanoptic.models.fusion import FusionRules, MaskSet, by_queries, decode_rasters, paste
+from geopanoptic.models.segmenter import Fields, Segmented
+from geopanoptic.models.systems import SYSTEMS
+from geopanoptic.models.torch_segmenter import _device, fill
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a network says of one chip: masks, and per stuff class id (h, w) probabilities."""
+
+    masks: MaskSet
+    semantic: Mapping[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+
+class MaskNetwork(Protocol):
+    """A network of this room. `window`: the one size (a side) it takes, None for any."""
+
+    window: int | None
+
+    def answer(self, chips: torch.Tensor) -> list[Answer]: ...
+
+
+def build(card: ModelCard) -> nn.Module:
+    """Build the network a card names, with random weights; CheckpointError if there is none."""
+    if card.architecture not in SYSTEMS:
+        raise CheckpointError(
+            f"the model '{card.name}' has the architecture '{card.architecture}'; this program "
+            f"has dense, {', '.join(SYSTEMS)}: update geopanoptic"
+        )
+    module = importlib.import_module(f"geopanoptic.models.systems.{SYSTEMS[card.architecture]}")
+    net: nn.Module = module.build(card)
+    return net
+
+
+def load_masks(path: Path, device: str = "cpu", threads: int | None = None) -> MaskSegmenter:
+    """Load a model file: check its hash, build its network, fill it strictly."""
+    header = read_header(path)
+    net = build(header.card)
+    fill(net, read_tensors(path, header), str(path))
+    return MaskSegmenter(header.card, net, on_device(device, threads))
+
+
+def on_device(device: str, threads: int | None) -> torch.device:
+    """Return the torch device of a name, with so many threads of this process."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return _device(device)
+
+
+class MaskSegmenter:
+    """A Segmenter (see `segmenter.Segmenter`) on a network that answers with masks.
+
+    The masks are fused in `forward`, so that its fields are rasters (see `fusion.Canvas`).
+    """
+
+    def __init__(self, card: ModelCard, net: nn.Module, device: torch.device) -> None:
+        if card.decoder not in ("paste", "queries"):
+            raise CheckpointError(
+                f"the model '{card.name}' answers with masks, but wants the decoder "
+                f"'{card.decoder}'; its card must say paste or queries"
+            )
+        self.card = card
+        self.device = device
+        self.rules = FusionRules.from_thresholds(card.thresholds)
+        self.net: Any = net.eval().to(device)
+        shape = (1, len(card.bands), 1, 1)
+        self._mean = torch.tensor(card.mean, dtype=torch.float32, device=device).view(shape)
+        self._scale = 1 / torch.tensor(card.std, dtype=torch.float32, device=device).view(shape)
+
+    def forward(self, chips: npt.NDArray[Any]) -> Fields:
+        """Run the network on chips (n, band, h, w), uint8 or float32, and fuse its masks."""
+        padded, shape = padded_chips(chips, self.card, self.net.window)
+        with torch.inference_mode():
+            x = torch.from_numpy(padded).to(self.device, torch.float32)
+            answers = self.net.answer((x - self._mean) * self._scale)
+            whole = padded.shape[2], padded.shape[3]
+            each = [self._fused(a, whole) for a in answers]
+        return {
+            name: np.stack([rasters[name] for rasters in each])[:, : shape[0], : shape[1]]
+            for name in each[0]
+        }
+
+    def _fused(self, answer: Answer, shape: tuple[int, int]) -> Fields:
+        if self.card.decoder == "paste":
+            return paste(answer.masks, answer.semantic, shape, self.rules)
+        return by_queries(answer.masks, self.card.schema, shape, self.rules)
+
+    def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
+        """Decode the rasters of one tile; see `fusion.decode_rasters`."""
+        return decode_rasters(fields, valid, self.rules)
+
+    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
+        """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
+        fields = self.forward(chips)
+        return [
+            self.decode({k: v[i] for k, v in fields.items()}, valid[i]) for i in range(len(chips))
+        ]
