@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from geopanoptic.grid import RegionGrid, TileGrid, Window
 from geopanoptic.raster import WorkingScene
@@ -52,7 +53,7 @@ def seen_regions(scene: WorkingScene, grid: TileGrid, k: int) -> Seen:
     return Seen(scene, grid, k)
 
 
-def _met(boxes: np.ndarray, regions: RegionGrid) -> np.ndarray:  # type: ignore[type-arg]
+def _met(boxes: npt.NDArray[np.int64], regions: RegionGrid) -> npt.NDArray[np.int64]:
     """Return the sorted numbers of the regions whose windows (with halo) meet a rectangle."""
     grid, side = regions.grid, regions.grid.core * regions.k
     (top, left), halo = grid.starts, grid.halo

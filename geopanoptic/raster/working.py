@@ -117,7 +117,9 @@ class WorkingScene:
         zoom = np.array([own.e / working.e, own.a / working.a])
         low = np.floor(found[:, :2] * zoom).astype(np.int64) - _RESAMPLED_PX
         high = np.ceil(found[:, 2:] * zoom).astype(np.int64) + _RESAMPLED_PX
-        return np.clip(np.concatenate([low, high], axis=1), 0, np.array(self.georef.shape * 2))
+        limits = np.array(self.georef.shape * 2)
+        clipped: Boxes = np.clip(np.concatenate([low, high], axis=1), 0, limits)
+        return clipped
 
     def describe(self) -> dict[str, Any]:
         """Return how the scene was read, as plain values for map.json."""
