@@ -31,6 +31,7 @@ _DOOR = {
     "Tiling": "grid",
     "change": "change",
     "evaluate": "evaluate",
+    "fit": "train",
     "load_model": "models",
     "predict": "predict",
     "predict_array": "predict",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from geopanoptic.raster import Scene as Scene
     from geopanoptic.schema import LabelSchema as LabelSchema
     from geopanoptic.track import track as track
+    from geopanoptic.train import fit as fit
 
 
 class _Door(ModuleType):
