@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasters import UTM, noise, write_raster
@@ -119,6 +120,53 @@ def test_overviews_hold_labels_that_are_there_below(
         below = np.stack([whole[r::2, c::2] for r in (0, 1) for c in (0, 1)])
         small = small[: below.shape[1], : below.shape[2]]
         assert (below == small).any(axis=0).all()
+
+
+def test_overviews_are_the_mode_of_classes_and_the_nearest_of_ids(
+    published: tuple[Path, np.ndarray, np.ndarray],
+) -> None:
+    folder, semantic, instances = published
+    with rasterio.open(folder / "instances.tif", overview_level=0) as overview:
+        small = overview.read(1)
+    phases = [instances[r::2, c::2] for r in (0, 1) for c in (0, 1)]
+    assert any(np.array_equal(small, phase) for phase in phases), "one pixel of four, always"
+    # shifted by a pixel, parcels of 16 px meet inside the cells that an overview sums up
+    moved = semantic[1:, 1:]
+    publish_cog(
+        written(folder / "m.part.tif", moved),
+        folder / "moved.tif",
+        overviews="mode",
+        palette=SCHEMA,
+    )
+    with rasterio.open(folder / "moved.tif", overview_level=0) as overview:
+        small = overview.read(1)
+    rows, cols = (n // 2 for n in moved.shape)
+    four = np.stack([moved[r::2, c::2][:rows, :cols] for r in (0, 1) for c in (0, 1)])
+    sure = (four > 0).all(axis=0)  # nodata has no vote
+    votes = (four[:, None] == four[None]).sum(axis=1)
+    most = np.take_along_axis(four, votes.argmax(axis=0)[None], axis=0)[0]
+    decided = sure & (votes.max(axis=0) >= 3)
+    assert (decided & (votes.max(axis=0) == 3)).any()
+    assert np.array_equal(small[:rows, :cols][decided], most[decided])
+
+
+def test_both_files_become_big_tiffs_before_they_could_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL's own rule looks away when a file is compressed, and fails when it grows past 4 GB."""
+    asked: list[dict[str, object]] = []
+    copy = rasterio.shutil.copy
+
+    def noted(*args: object, **options: object) -> None:
+        asked.append(options)
+        copy(*args, **options)
+
+    monkeypatch.setattr(rasterio.shutil, "copy", noted)
+    part = written(tmp_path / "p.tif", classes(70, 80))
+    publish_cog(part, tmp_path / "s.tif", overviews="mode", palette=SCHEMA)
+    assert [o["bigtiff"] for o in asked] == ["IF_SAFER"]
+    huge = LabelWriter(tmp_path / "h.tif", georef(60_000, 60_000), "int32")
+    assert huge._profile["bigtiff"] == "if_safer"
 
 
 def test_classes_carry_their_colours_and_names(
