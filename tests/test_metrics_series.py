@@ -410,3 +410,41 @@ def test_dates_meet_whether_a_reader_makes_times_of_them_or_not() -> None:
     }
     assert _date("T3") == "T3"
     assert _date(7) == 7.0
+
+
+def test_a_series_of_bare_rasters_gives_the_references_figures(
+    shared: Path, tmp_path: Path
+) -> None:
+    from geopanoptic.georef import GeoRef
+    from geopanoptic.grid import Window
+    from geopanoptic.raster import LabelWriter
+
+    for case in cases(shared, "track_cases"):
+        folder = tmp_path / case.name
+        folder.mkdir()
+        maps, tables = np.load(case / "maps.npz"), json.loads((case / "segments.json").read_text())
+        things = {c["id"] for c in tables["categories"] if c["isthing"]}
+        sides: dict[str, list[str]] = {"gt": [], "pred": []}
+        for side, names in sides.items():
+            for d in range(len(tables["dates"])):
+                ids = maps[f"{side}_{d}"].astype(np.int32)
+                look = np.zeros(int(ids.max()) + 1, np.uint8)
+                for segment in tables[side][d]:
+                    look[segment["id"]] = segment["category_id"]
+                classes = look[ids]
+                ids = np.where(np.isin(classes, list(things)), ids, 0).astype(np.int32)
+                for name, array in (("class", classes), ("id", ids)):
+                    path = folder / f"{side}_{d}_{name}.tif"
+                    georef = GeoRef.of_pixels(ids.shape)
+                    with LabelWriter(path, georef, str(array.dtype), 0) as writer:
+                        writer.write(Window.whole(ids.shape), array)
+                names.append(f"{folder}/{side}_{d}_class.tif,{folder}/{side}_{d}_id.tif")
+        got = evaluate(sides["pred"], sides["gt"], EvaluateSettings(series=True, bootstrap=0))
+        truth = json.loads((case / "expected.json").read_text())
+        series = got["series"]
+        assert series["vpq"] == pytest.approx(truth["vpq"]["mean_over_windows"], abs=EXACT)
+        assert series["stq"] == pytest.approx(truth["stq"]["STQ"], abs=EXACT)
+        for k in "1234":
+            for name, group in (("All", "all"), ("Things", "things"), ("Stuff", "stuff")):
+                wanted = truth["vpq"][f"window_{k}"]["results"][name]
+                assert series["vpq_windows"][k][group] == pytest.approx(wanted, abs=EXACT)
