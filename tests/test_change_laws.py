@@ -173,6 +173,8 @@ def test_only_what_agrees_is_applied() -> None:
     auto, none = RegisterChoice(), RegisterChoice("none")
     assert decide(auto, good, None, (16, 0), GRID).applied == (1.5, 1.0)
     assert decide(auto, good, objects, (16, 0), GRID).applied == (1.42, 1.03)
+    unlike = decide(auto, good, objects, (16, 0), GRID, like_pixels=False)
+    assert unlike.applied == (1.5, 1.0)
     assert decide(auto, spread, objects, (16, 0), GRID).applied == (1.42, 1.03)
     for doubted in (doubtful, spread):
         made = decide(auto, doubted, None, (16, 0), GRID)

@@ -32,6 +32,8 @@ from geopanoptic.panoptic_map import PanopticMap
 
 Told = Callable[[str, int, int], None]
 
+_LIKE_PIXELS = 1.1  # pixel sizes this close round outlines alike
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -53,6 +55,10 @@ class Maps:
         classes = common_classes(one.schema, two.schema)
         classes.schema.subset(settings.classes or ())  # an unknown class is refused here
         return cls(one, two, classes, settings)
+
+    def coarsest_m(self, grid: GeoRef) -> float:
+        """Return the largest pixel involved, metres: outlines are no sharper than that."""
+        return max(Scale.of(g).pixel_m for g in (grid, self.before.georef, self.after.georef))
 
     def grid(self, offset: Offset = (0.0, 0.0)) -> CommonGrid:
         """Return the common grid when the after map is moved back by `offset`."""
@@ -114,7 +120,10 @@ def register_maps(
         limits = OffsetRules(most_m, scale.pixel_m)
         fine = fine_estimate(objects, settings.rules(scale.pixel_m), limits, start)
     beyond = int((shifts.length > most_px).sum())
-    return decide(choice, coarse, fine, (len(shifts), beyond), grid), most_m
+    sizes = [Scale.of(g).pixel_m for g in (maps.before.georef, maps.after.georef)]
+    like = max(sizes) <= _LIKE_PIXELS * min(sizes)
+    counts = len(shifts), beyond
+    return decide(choice, coarse, fine, counts, grid, like_pixels=like), most_m
 
 
 def _edges(maps: Maps, grid: GeoRef) -> tuple[Edges, Edges]:

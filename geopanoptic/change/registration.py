@@ -193,19 +193,26 @@ def decide(
     fine: Estimate | None,
     counts: tuple[int, int],
     grid: GeoRef,
+    *,
+    like_pixels: bool = True,
 ) -> Registration:
     """Put the two steps together and say whether the offset is applied.
 
     `fine`: the whole offset by objects, looked for around the coarse one where that agreed;
-    `counts` = (windows measured, windows beyond the largest shift allowed).
+    `counts` = (windows measured, windows beyond the largest shift allowed). With `like_pixels`
+    objects that agree decide; between maps of other pixel sizes, whose outlines are rounded in
+    different ways, the windows do, because they see the edges of land cover too.
     """
     scale = Scale.of(grid)
     coarse_good = coarse is not None and coarse.agrees and coarse.inliers >= LEAST_WINDOWS
     fine_good = fine is not None and fine.agrees and fine.inliers >= LEAST_OBJECTS
     found = coarse.offset if coarse is not None else None
-    if fine is not None and fine_good:
+    if fine is not None and fine_good and (like_pixels or not coarse_good):
         found = fine.offset
-    elif fine is not None and coarse is not None and coarse_good and fine.agrees and fine.n >= 3:
+    elif (
+        fine is not None and coarse is not None and coarse_good and like_pixels
+        and fine.agrees and fine.n >= 3
+    ):  # fmt: skip
         # a few pairs refine what the windows have found, if they say nearly the same
         apart = fine.offset[0] - coarse.offset[0], fine.offset[1] - coarse.offset[1]
         found = fine.offset if scale.length_px(apart) <= 1.0 else found
