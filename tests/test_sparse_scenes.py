@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
-from sparse_scenes import Trivial, sparse_vrt
+from scipy import ndimage
+from sparse_scenes import Trivial, pattern, sparse_vrt
 
 from geopanoptic.grid import TileGrid, Window
 from geopanoptic.panoptic_map import PanopticMap, check_map
@@ -150,3 +154,43 @@ def test_tracing_asks_for_empty_blocks_once_and_makes_the_same_polygons() -> Non
     twice = {w for w in asked if asked.count(w) == 2}
     assert twice == {w for w in asked if labels[w.slices].any()}
     assert list(trace(lambda w: None, (100, 130), 16, group="part")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_scene_of_ninety_thousand_million_pixels_takes_no_longer_than_what_is_in_it(
+    tmp_path: Path,
+) -> None:
+    """300,000 x 300,000 px, 86,000 tiles; four files of 2048 px. Polygons are written."""
+    side, size = 300_000, 2048
+    places = [(11, 37), (150_001, 299_950 - size), (290_000, 5), (200_000, 123_456)]
+    scene = sparse_vrt(tmp_path / "scene.vrt", (side, side), places, size)
+    command = [sys.executable, "-c", BIG, str(HERE), str(scene), str(tmp_path / "out.gpkg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["failed"] == 0
+    assert report["tiles"] < 100
+    assert report["peak_mb"] < 2500
+    assert report["cpu_s"] < 300
+    pieces = sum(ndimage.label(pattern(row, col, size, size) > 128)[1] for row, col in places)
+    assert report["things"] == pieces
+
+
+HERE = Path(__file__).parent
+BIG = """
+import json, resource, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from sparse_scenes import Trivial
+from geopanoptic.predict import Execution, PredictSettings, Products, run
+outcome = run(
+    sys.argv[2], Trivial(), Products.to([Path(sys.argv[3])]), PredictSettings(), Execution()
+)
+print(json.dumps({
+    "failed": len(outcome.failed_tiles),
+    "things": outcome.record.counts["things"],
+    "tiles": outcome.record.counts["tiles_run"],
+    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    "cpu_s": time.process_time(),
+}))
+"""
