@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from geopanoptic.change import ChangeSettings, change
 from geopanoptic.cli.evaluate import evaluate as evaluate_command
 from geopanoptic.cli.track import track as command
-from geopanoptic.errors import ConfigError, SceneError, StoreError
+from geopanoptic.errors import ConfigError, SceneError, SchemaError, StoreError
 from geopanoptic.evaluate import EvaluateSettings, evaluate
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
@@ -268,6 +268,17 @@ def test_trajectories_are_those_of_every_pixel_by_itself(seed: int, n: int) -> N
             if path:
                 wanted[path] = wanted.get(path, 0.0) + row_m2[r]
     assert counted.area_m2 == pytest.approx(wanted)
+
+
+def test_rasters_are_replaced_only_when_asked_for_and_unknown_classes_are_named(
+    maps: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "n_changes.tif").touch()
+    with pytest.raises(StoreError, match="n_changes.*exists"):
+        track(maps[:2], TrackOutputs(tmp_path / "t.gpkg", rasters=tmp_path))
+    with pytest.raises(SchemaError, match="did you mean 'building'"):
+        track(maps[:2], settings=TrackSettings(classes=("buildings",)))
+    assert track(maps[:2], settings=TrackSettings(classes=("building",)))["tracks"] == 15
 
 
 # --- frames --------------------------------------------------------------------------------------

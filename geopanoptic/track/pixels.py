@@ -28,6 +28,11 @@ Ints = npt.NDArray[np.int64]
 
 BLOCK = 1024
 NO_DATE, NO_COUNT = 0, 255
+CLASS_RASTERS = (
+    ("first_change_date", "int32", NO_DATE),
+    ("n_changes", "uint8", NO_COUNT),
+    ("last_class", "uint8", 0),
+)
 
 
 @dataclass(frozen=True)
@@ -142,11 +147,9 @@ def follow_classes(stack: Stack, folder: Path | None, told: Told) -> Rows:
     row_m2 = stack.grid.row_area_m2()
     grid = TileGrid(stack.grid.shape, BLOCK, 0)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".track-") as work:
-        kinds = (("first_change_date", "int32", NO_DATE), ("n_changes", "uint8", NO_COUNT),
-                 ("last_class", "uint8", 0))  # fmt: skip
         writers = [
             LabelWriter(Path(work) / f"{name}.tif", stack.grid, dtype, nodata)
-            for name, dtype, nodata in (kinds if folder is not None else ())
+            for name, dtype, nodata in (CLASS_RASTERS if folder is not None else ())
         ]
         try:
             for writer in writers:
@@ -161,7 +164,7 @@ def follow_classes(stack: Stack, folder: Path | None, told: Told) -> Rows:
         finally:
             for writer in writers:
                 writer.close()
-        for (name, _, _), writer in zip(kinds, writers, strict=False):
+        for (name, _, _), writer in zip(CLASS_RASTERS, writers, strict=False):
             assert folder is not None
             publish_cog(
                 writer.path, folder / f"{name}.tif",

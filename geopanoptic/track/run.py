@@ -13,7 +13,13 @@ import numpy as np
 
 from geopanoptic import __version__
 from geopanoptic.change.sides import MapLike, is_vector_side, open_side
-from geopanoptic.errors import ConfigError, GeoPanopticError, StoreError
+from geopanoptic.errors import (
+    ConfigError,
+    GeoPanopticError,
+    SchemaError,
+    StoreError,
+    nearest_name,
+)
 from geopanoptic.panoptic_map import PanopticMap
 from geopanoptic.store import atomic_output, check_output
 from geopanoptic.track.dates import DatedMap, in_time_order, iso_date
@@ -22,7 +28,7 @@ from geopanoptic.track.life import Outlook, lives_of
 from geopanoptic.track.links import link_series
 from geopanoptic.track.opening import Frame, Opened, open_date
 from geopanoptic.track.package import Series, Stored, read_package, write_package
-from geopanoptic.track.pixels import Stack, follow_classes, write_track_ids
+from geopanoptic.track.pixels import CLASS_RASTERS, Stack, follow_classes, write_track_ids
 from geopanoptic.track.settings import TrackSettings
 from geopanoptic.track.tables import Rows, Tracked, timeline_rows
 from geopanoptic.track.views import DateView
@@ -124,6 +130,9 @@ def _check(outputs: TrackOutputs) -> None:
         check_output(outputs.package.with_suffix(".qgz"), overwrite)
     if outputs.rasters is not None:
         outputs.rasters.mkdir(parents=True, exist_ok=True)
+        named = (outputs.rasters / f"{name}.tif" for name, _, _ in CLASS_RASTERS)
+        for path in (*named, *outputs.rasters.glob("track_ids_*.tif")):
+            check_output(path, outputs.overwrite or outputs.append is not None)
 
 
 def _settings(given: TrackSettings, stored: Stored | None) -> TrackSettings:
@@ -152,7 +161,22 @@ def _open(
     for k, m in enumerate(dated, 1):
         opened.append(open_date(m, frame, settings, told))
         told("dates", k, len(dated))
+    _check_classes(opened, settings)
     return tuple(opened), frame
+
+
+def _check_classes(opened: Sequence[Opened], settings: TrackSettings) -> None:
+    """Raise SchemaError for a class asked for that no date knows."""
+    if settings.classes is None:
+        return
+    known = {str(n) for o in opened for n in o.view.objects.class_names}
+    known |= {c.name for o in opened if o.map is not None for c in o.map.schema.things}
+    for name in settings.classes:
+        if name not in known:
+            raise SchemaError(
+                f"--classes {name}: no date has things of that class{nearest_name(name, known)}; "
+                f"they have {', '.join(sorted(known)) or 'none'}"
+            )
 
 
 def _frame(dated: Sequence[DatedMap], settings: TrackSettings, stored: Stored | None) -> Frame:

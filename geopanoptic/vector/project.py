@@ -118,8 +118,8 @@ def _layers(folder: Path, start: Path) -> Iterator[ProjectLayer]:
                 source = f"{_relative(package, start)}|layername={name}"
                 yield ProjectLayer(name, source, "Polygons", name == "things", styles[name])
             if name in styles and name in others:
-                by, style = others[name]
-                yield ProjectLayer(f"{name} by {by}", source, "Polygons", False, style.to_qml())
+                by, drawn = others[name]
+                yield ProjectLayer(f"{name} by {by}", source, "Polygons", False, drawn.to_qml())
     for name in ("instances", "semantic", "score"):
         raster = folder / f"{name}.tif"
         style = raster.with_suffix(".qml")
