@@ -96,7 +96,7 @@ def colour_map(semantic: Bytes, instances: npt.NDArray[Any], schema: LabelSchema
 
 def curves(steps: Sequence[float], columns: dict[str, list[float]]) -> str:
     """Draw columns over steps as one SVG with a legend."""
-    low, high = 0.0, max((v for c in columns.values() for v in c), default=1.0) or 1.0
+    low, high = 0.0, max((v for c in columns.values() for v in c if v >= 0), default=1.0) or 1.0
     first, last = steps[0], steps[-1]
 
     def at(x: float, y: float) -> str:
