@@ -21,7 +21,7 @@ def figures() -> str:
     model = results("results/model_quality_v0.json")
     seams = results("results/seams_banepa.json")
     cost = results("results/stitching_cost.json")
-    polygons = results("polygons/results.json")["scene"]
+    polygons = results("results/polygons.json")["scene"]
     evaluation = results("evaluation/results.json")
     rows, cols = scene["shape"]
     buildings, vehicles = model["buildings"], model["vehicles"]["iou_0.5"]

@@ -97,3 +97,21 @@ def test_the_page_on_evaluation_shows_the_recorded_figures() -> None:
         assert f"| {cpu_s:.1f} s | {ns_per_px:.0f} | {rival[name]['memory_mb']} MB |" in page
     for name in ("geopanoptic, same PNG", "geopanoptic, GeoTIFF"):
         assert f"{rival[name]['times_as_fast']} times" in page
+
+
+def test_the_page_on_polygons_shows_the_recorded_figures() -> None:
+    page = (ROOT / "docs/polygons.md").read_text()
+    found = json.loads((ROOT / "benchmarks/results/polygons.json").read_text())
+    scene, rival, million = found["scene"], found["rival"], found["million"]["million"]
+    size = f"{scene['size_px']:,}"
+    for layer in ("things", "stuff"):
+        row = scene[layer]
+        said = f"{row['features']:,} | {row['cpu_s']:.0f} | {row['peak_mb']} MB |"
+        assert f"| {layer} of {size} x {size} px to GeoPackage | {said}" in page
+    assert f"{million['features']:,} | {million['cpu_s']:.0f} | {million['peak_mb']} MB" in page
+    assert f"({million['extra_mb']} of it" in page
+    assert f"{million['file_mb']:.0f} MB of file" in page
+    for step in ("trace", "rival"):
+        row = rival[step]
+        assert f"| {row['features']:,} | {row['cpu_s']:.1f} | {row['peak_mb']} MB |" in page
+    assert rival["rival"]["cpu_s"] > 3 * rival["trace"]["cpu_s"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -226,6 +227,30 @@ def test_every_block_is_read_at_most_twice() -> None:
         pass
     assert max(times.values()) == 2
     assert sum(w.area_px for w in times) == labels.size
+
+
+def test_memory_is_that_of_blocks_not_of_the_scene() -> None:
+    cell = np.ones((23, 23), np.int32)
+    cell[3:9, 5:12] = 0
+    cell[20:] = cell[:, 19:] = 0
+
+    def houses(window: Window) -> Ints:
+        rows, cols = np.ogrid[window.slices]
+        label = (rows // 23) * 10_000 + cols // 23 + 1
+        return (label * cell[rows % 23, cols % 23]).astype(np.int32)
+
+    def peak(size: int) -> tuple[int, int]:
+        tracemalloc.start()
+        try:
+            n = sum(len(batch) for batch in trace(houses, (size, size), 256, group="id"))
+            return n, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(256)  # compiled code is loaded once
+    (few, small), (many, large) = peak(768), peak(3072)
+    assert many > 15 * few
+    assert large < 2 * small, f"{small} bytes for {few} features, {large} for {many}"
 
 
 def test_coordinates_come_from_whole_numbers_by_one_formula() -> None:
