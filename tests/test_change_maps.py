@@ -15,6 +15,7 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
+from affine import Affine
 from change_maps import AT, Dated, rebuilt, town, write_labels
 
 from geopanoptic.change import ChangeSettings, Comparison, Running, change
@@ -404,3 +405,37 @@ def test_settings_that_make_no_sense_are_refused(
 def test_another_suffix_than_gpkg_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"changes\.gpkg"):
         change(*pair, tmp_path / "changes.tif")
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.4])
+def test_a_coarser_map_says_the_same_of_objects_that_are_large_enough(
+    factor: float, tmp_path: Path
+) -> None:
+    before, after = town(), rebuilt(town())
+    rows, cols = (
+        np.minimum(((np.arange(int(n / factor)) + 0.5) * factor).astype(int), n - 1)
+        for n in after.classes.shape
+    )
+    coarse = after.change(
+        classes=np.ascontiguousarray(after.classes[rows[:, None], cols]),
+        ids=np.ascontiguousarray(after.ids[rows[:, None], cols]),
+        transform=AT @ Affine.scale(factor),
+    )
+    fine = change(*write_pair(tmp_path / "f", before, after), tmp_path / "f.gpkg")
+    found = change(*write_pair(tmp_path / "c", before, coarse), tmp_path / "c.gpkg")
+    for status in ("added", "removed"):
+        assert counted(found)[status] == counted(fine)[status]
+    assert found["registration"]["offset_m"] == pytest.approx([0, 0], abs=0.15 * factor)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
+    """Peak resident size of fresh processes; the larger maps are 335 MB of pixels each."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "change"))
+    from bench_maps import measure
+
+    small, large = (measure(size, tmp_path) for size in (4096, 8192))
+    assert small["counts"] == large["counts"]
+    assert large["peak_mb"] < small["peak_mb"] + 150
