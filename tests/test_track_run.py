@@ -274,7 +274,7 @@ def test_rasters_are_replaced_only_when_asked_for_and_unknown_classes_are_named(
     maps: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     (tmp_path / "n_changes.tif").touch()
-    with pytest.raises(StoreError, match="n_changes.*exists"):
+    with pytest.raises(StoreError, match=r"n_changes.*exists"):
         track(maps[:2], TrackOutputs(tmp_path / "t.gpkg", rasters=tmp_path))
     with pytest.raises(SchemaError, match="did you mean 'building'"):
         track(maps[:2], settings=TrackSettings(classes=("buildings",)))
