@@ -102,7 +102,8 @@ def hilbert(points: Floats, extent: Floats) -> npt.NDArray[np.int64]:
     """
     size = 1 << _ORDER
     span = np.maximum(extent[2:] - extent[:2], np.finfo(float).tiny)
-    share = np.clip(np.nan_to_num((points - extent[:2]) / span), 0, 1)
+    with np.errstate(over="ignore"):  # far outside an extent of almost nothing: infinite, then 1
+        share = np.clip(np.nan_to_num((points - extent[:2]) / span), 0, 1)
     x, y = np.clip(share * size, 0, size - 1).astype(np.int64).T
     index = np.zeros(len(points), np.int64)
     step = size >> 1
