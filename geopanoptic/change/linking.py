@@ -123,36 +123,44 @@ def _possible(
     """Return the pairs that may belong together in what was not observed, one end being alone.
 
     Either the whole outlines fulfil the link rule (vector files know what lies under a cloud), or
-    an outline that nodata has cut off meets the hidden part of the other one. Without these links
-    a cloud over half a house would make the other half a new one.
+    an outline was cut off by nodata, and the hidden part of the other one lies beneath that: right
+    beside it, or, for an outline that has no partner, no further away than the other one is wide
+    (of several the nearest). Without these links a cloud over half a
+    house would make the other half a new one.
     """
     alone_b, alone_a = np.ones(len(before), bool), np.ones(len(after), bool)
     alone_b[linked[0]] = False
     alone_a[linked[1]] = False
-    found = [
-        _hidden_pairs(before, after, rules),
-        tuple(reversed(_hidden_pairs(after, before, rules))),
-    ]
-    b, a = (np.concatenate(ends) for ends in zip(*found, strict=True))
-    keep = (alone_b[b] | alone_a[a]) & (before.key[b] == after.key[a])
-    pairs = np.unique(np.stack([b[keep], a[keep]], axis=1), axis=0).astype(np.int64)
+    b1, a1 = _hidden_pairs(before, after, (alone_b, alone_a), rules)
+    a2, b2 = _hidden_pairs(after, before, (alone_a, alone_b), rules)
+    ends = np.stack([np.append(b1, b2), np.append(a1, a2)], axis=1)
+    pairs = np.unique(ends, axis=0).astype(np.int64)
     return pairs[:, 0], pairs[:, 1]
 
 
-def _hidden_pairs(one: Side, other: Side, rules: ObjectRules) -> tuple[Ints, Ints]:
+def _hidden_pairs(
+    one: Side, other: Side, alone: tuple[Bools, Bools], rules: ObjectRules
+) -> tuple[Ints, Ints]:
     """Return (partly observed objects of `one`, objects of `other`) that may belong together."""
     none = np.zeros(0, np.int64)
     part = np.flatnonzero(one.partly)
     if not len(part) or not len(other):
         return none, none
+    reach = np.maximum(np.sqrt(one.area), rules.tolerance_m)
     i, j = shapely.STRtree(other.whole).query(
-        one.whole[part], predicate="dwithin", distance=rules.tolerance_m
+        one.whole[part], predicate="dwithin", distance=reach[part]
     )
     i, j = part[i].astype(np.int64), j.astype(np.int64)
+    keep = (alone[0][i] | alone[1][j]) & (one.key[i] == other.key[j])
+    i, j = i[keep], j[keep]
     shared = shapely.area(shapely.intersection(one.whole[i], other.whole[j]))
     with np.errstate(divide="ignore", invalid="ignore"):
         belongs = fulfils(shared / one.area[i], shared / other.area[j], rules)
     hidden = shapely.difference(one.whole[i], one.geometry[i])
     hidden = np.where(one.is_true_shape[i], hidden, one.whole[i])
-    belongs |= other.touches_edge[j] & shapely.dwithin(hidden, other.whole[j], rules.tolerance_m)
+    apart = shapely.distance(hidden, other.whole[j])
+    belongs |= other.touches_edge[j] & (apart <= rules.tolerance_m)
+    cut = np.flatnonzero(other.touches_edge[j] & alone[1][j] & (apart <= reach[i]))
+    cut = cut[np.lexsort((i[cut], apart[cut], j[cut]))]
+    belongs[cut[np.flatnonzero(np.diff(j[cut], prepend=-1))]] = True
     return i[belongs], j[belongs]
