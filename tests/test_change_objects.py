@@ -547,3 +547,36 @@ def test_an_id_attribute_of_one_file_serves_there(tmp_path: Path) -> None:
     assert told(found.events) == {("unchanged", "x", "1")}
     with pytest.raises(SceneError, match="no attribute 'gidd'"):
         compare_objects(*paths, ChangeSettings(id_field="gidd"))
+
+
+@pytest.mark.parametrize("date", ["before", "after"])
+def test_clouds_over_either_map_create_nothing_added_or_removed(
+    shared: Path, tmp_path: Path, date: str
+) -> None:
+    import shutil
+
+    import rasterio
+
+    source = shared / "reference" / "change_cases" / "base"
+    folder = tmp_path / "cloudy"
+    shutil.copytree(source, folder)
+    before, after, common = case_pair(source)
+    was: dict[tuple[str, str], str] = {}
+    for status, b, a in told(relate(before, after, RULES, common)):
+        was |= {("b", i): status for i in (b or "").split(";")}
+        was |= {("a", i): status for i in (a or "").split(";")}
+    clouds = np.random.default_rng(7).integers([0, 0, 4, 4], [560, 560, 60, 60], (40, 4))
+    for name in ("id", "class"):
+        with rasterio.open(folder / f"{date}_{name}.tif", "r+") as file:
+            pixels = file.read(1)
+            for row, col, height, width in clouds:
+                pixels[row : row + height, col : col + width] = 0
+            file.write(pixels, 1)
+    cloudy = relate(*(pair := case_pair(folder))[:2], RULES, pair[2])
+    seen = set()
+    for status, b, a in told(cloudy):
+        seen.add(status)
+        if status in ("added", "removed"):
+            key = ("b", b) if b is not None else ("a", str(a))
+            assert was[key] == status, f"{key} was {was[key]}"
+    assert "unobserved" in seen
