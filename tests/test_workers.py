@@ -415,6 +415,17 @@ def test_large_blocks_are_used_again_instead_of_being_mapped_anew() -> None:
     assert faults("engine") < faults("plain") / 4
 
 
+def test_a_heap_is_trimmed_earlier_where_less_memory_is_allowed() -> None:
+    from geopanoptic.workers import trim_heap
+    from geopanoptic.workers.malloc import HEAP_VARIABLE
+
+    with open_engine(EngineSpec(max_ram=10_000_000)):
+        assert os.environ[HEAP_VARIABLE] == "8000000"
+        assert trim_heap(10**15)  # this process holds more than eight megabytes
+    assert HEAP_VARIABLE not in os.environ
+    assert not trim_heap(10**15)
+
+
 def test_failures_are_plain_values() -> None:
     assert Failure(1, "why", 2, "lost") == Failure(1, "why", 2, "lost")
     assert loop_module.ATTEMPTS == 2

@@ -50,11 +50,12 @@ class _Labels:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.store = plan.parts("infer")
+        self.seen = plan.seen  # taken once: to find it again means to hash the whole scene
         self.kept: dict[int, Array] = {}
 
     def has(self, tile: int) -> bool:
         region = self.plan.regions.region_of(tile)
-        return self.plan.seen.has(region) and tile in _nodes(self.plan.job, region)[1]
+        return self.seen.has(region) and tile in _nodes(self.plan.job, region)[1]
 
     def of(self, tile: int) -> Array:
         if tile not in self.kept:

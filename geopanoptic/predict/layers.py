@@ -47,10 +47,10 @@ def write_layers(path: Path, finished: Finished, products: Products) -> None:
     )
     semantic, instances = LabelReader(rasters.semantic), LabelReader(rasters.instances)
 
-    on_grid = rasters.georef == plan.scene.georef
+    on_grid, seen = rasters.georef == plan.scene.georef, plan.seen
 
     def read(window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]] | None:
-        if on_grid and not plan.seen.has_any(window):
+        if on_grid and not seen.has_any(window):
             return None  # no file of the scene covers it
         return semantic.read(window), instances.read(window)
 

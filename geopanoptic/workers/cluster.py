@@ -17,7 +17,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from geopanoptic.errors import ConfigError, EngineError
-from geopanoptic.workers.malloc import malloc_environment
+from geopanoptic.workers.malloc import heap_environment, malloc_environment
 from geopanoptic.workers.spec import EngineSpec, Tls, chosen_gpus
 
 log = logging.getLogger("geopanoptic.workers")
@@ -99,6 +99,7 @@ def local_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[t
     workers = {}
     for i in range(count):
         own = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}
+        own |= heap_environment(spec.max_ram and spec.ram_per_process(count))
         workers[i] = {"cls": Nanny, "options": {**options, "env": {**environment, **own}}}
     scheduler = {
         "cls": Scheduler,

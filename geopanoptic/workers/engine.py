@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 from geopanoptic.workers.local import LocalBackend
 from geopanoptic.workers.loop import Found, Loop, OnDone
-from geopanoptic.workers.malloc import tune_malloc
+from geopanoptic.workers.malloc import HEAP_VARIABLE, heap_environment, tune_malloc
 from geopanoptic.workers.outcome import Task
 from geopanoptic.workers.spec import EngineSpec, Failure, chosen_gpus
 
@@ -72,8 +73,12 @@ def open_engine(spec: EngineSpec) -> Iterator[Engine]:
         if len(gpus) <= 1 or spec.device.startswith("cuda:"):
             if not gpus:
                 tune_malloc()
+            os.environ.update(heap_environment(spec.max_ram))
             threads = spec.threads_per_process(gpu=bool(gpus))
-            yield Engine(spec, spec.device, 1, lambda run: LocalBackend(threads, run))
+            try:
+                yield Engine(spec, spec.device, 1, lambda run: LocalBackend(threads, run))
+            finally:
+                os.environ.pop(HEAP_VARIABLE, None)
             return
     from geopanoptic.raster import gdal_environment
     from geopanoptic.workers.cluster import local_client, remote_client

@@ -21,6 +21,10 @@ import ctypes
 import os
 from contextlib import suppress
 
+# Bytes at which this process trims its heap at the latest, where --max-ram allows less than usual.
+HEAP_VARIABLE = "GEOPANOPTIC_HEAP_BYTES"
+_HEAP_SHARE = 0.8  # of what a process may use; Dask ends a worker at 0.95
+
 _NEVER = 2**31 - 1  # mallopt takes an int
 # mallopt(3): the number of each parameter in <malloc.h>, and its environment variable.
 _PARAMETERS = {
@@ -35,6 +39,11 @@ _LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 def malloc_environment() -> dict[str, str]:
     """Return the variables to be in a process's environment when it begins."""
     return {_LARGE_PAGES: "1"} | {name: str(value) for name, (_, value) in _PARAMETERS.items()}
+
+
+def heap_environment(max_ram: int | None) -> dict[str, str]:
+    """Return the variable that keeps a process's heap within the memory it may use."""
+    return {} if max_ram is None else {HEAP_VARIABLE: str(int(_HEAP_SHARE * max_ram))}
 
 
 def tune_malloc() -> bool:
@@ -61,6 +70,7 @@ def trim_heap(above_bytes: int) -> bool:
     """
     import psutil
 
+    above_bytes = min(above_bytes, int(os.environ.get(HEAP_VARIABLE, above_bytes)))
     if psutil.Process().memory_info().rss <= above_bytes:
         return False
     with suppress(OSError, AttributeError):
