@@ -97,7 +97,10 @@ def test_whatever_the_disk_has_room_for_an_output_is_whole_or_not_there(
     else:
         import geopandas
 
-        whole, other = (geopandas.read_file(p) if p.suffix != ".parquet"
-                        else geopandas.read_parquet(p) for p in (out, reference))  # fmt: skip
-        assert len(whole) == len(other) > 0
+        def things(path: Path) -> int:
+            if path.suffix == ".parquet":
+                return len(geopandas.read_parquet(path))
+            return len(geopandas.read_file(path, layer=0))
+
+        assert things(out) == things(reference) > 0
     assert not [p for p in small_disk.rglob("*") if ".tmp" in p.name]
