@@ -13,6 +13,8 @@ _NAMES = {
     "write": "Writing",
     "count": "Counting",
     "register": "Registering",
+    "dates": "Opening dates",
+    "classes": "Following classes",
 }
 _PLAIN_EVERY_S = 30.0
 
