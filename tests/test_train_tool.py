@@ -324,6 +324,7 @@ def test_what_no_label_speaks_of_is_not_judged() -> None:
 # --- the course of a training
 
 
+@pytest.mark.timeout(900)  # half a minute of work, but machines are shared
 def test_a_town_is_learnt_from_scratch_and_told_by_its_card(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         write_town(tmp_path, seed)
@@ -422,6 +423,7 @@ def test_the_command_writes_the_model_and_goes_on(towns: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_two_processes_train_as_one(towns: Path, tmp_path: Path) -> None:
     path = write_config(towns, source(VECTOR, COVER), batch=4, steps=3)
     env = os.environ | {"OMP_NUM_THREADS": "1"}
