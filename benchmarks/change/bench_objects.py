@@ -140,6 +140,7 @@ def main() -> None:
         "offset_m": report["registration"]["offset_m"],
         "cores": os.cpu_count(),
         "load_before": round(load, 2),
+        "load_after": round(os.getloadavg()[0], 2),
         "machine": platform.processor() or platform.machine(),
         "date": dt.date.today().isoformat(),
     }
