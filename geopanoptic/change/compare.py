@@ -101,7 +101,7 @@ def compare_maps(
     return Compared(
         (maps.before.name, maps.after.name), dates, settings, rules, registration, most_m,
         common.grid, one, two, ground, events,
-        (*registration.notes, *_date_notes(dates)),
+        (*registration.notes, *_date_notes(dates), *_class_notes(maps)),
         Pixels(maps, common, pair, counts, work),
     )  # fmt: skip
 
@@ -241,6 +241,17 @@ def _dates(
         for side, g, option, k in zip(sides, given, options, known, strict=True)
     )
     return one, two
+
+
+def _class_notes(maps: Maps) -> tuple[str, ...]:
+    names = [set(m.schema.names) for m in (maps.before, maps.after)]
+    if not names[0] or not names[1] or names[0] & names[1]:
+        return ()
+    shown = [", ".join(sorted(n)[:5]) for n in names]
+    return (
+        f"the two maps have no class name in common (before: {shown[0]}; after: {shown[1]}), so "
+        f"all ground has changed; give their classes the same names",
+    )
 
 
 def _date_notes(dates: tuple[str | None, str | None]) -> tuple[str, ...]:

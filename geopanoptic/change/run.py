@@ -15,6 +15,7 @@ from geopanoptic.change.outputs import Files, staged
 from geopanoptic.change.publish import write_files
 from geopanoptic.change.settings import ChangeSettings
 from geopanoptic.change.sides import MapLike, is_vector_side
+from geopanoptic.workers.malloc import tune_malloc
 from geopanoptic.workers.spec import available_cores
 
 Progress = Callable[[str, int, int], None]
@@ -89,6 +90,7 @@ def change(
     """
     settings, running = settings or ChangeSettings(), running or Running()
     start = time.monotonic()
+    tune_malloc()  # threads take and give back arrays of many sizes: else their heaps only grow
     only_objects = is_vector_side(before) or is_vector_side(after)
     if out is None:
         out = Path(tempfile.mkdtemp(prefix="geopanoptic-change-")) / "changes.gpkg"
