@@ -425,12 +425,13 @@ def test_vector_layers_are_read_with_their_ids(tmp_path: Path) -> None:
 def test_bad_outlines_are_repaired_on_reading(tmp_path: Path) -> None:
     import geopandas
 
-    bow = shapely.Polygon([(0, 0), (10, 10), (10, 0), (0, 10)])
+    bow = shapely.force_3d(shapely.Polygon([(0, 0), (10, 10), (10, 0), (0, 10)]), 5.0)
     path = tmp_path / "bow.gpkg"
     geopandas.GeoDataFrame({"id": [1]}, geometry=[bow], crs=32631).to_file(path)
     got = read_objects(path)
     assert shapely.is_valid(got.geometry).all()
     assert shapely.area(got.geometry[0]) == pytest.approx(50.0)
+    assert not shapely.has_z(got.geometry).any()
 
 
 @pytest.mark.parametrize("dataset", [1, 2])

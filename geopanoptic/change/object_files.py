@@ -186,7 +186,8 @@ def _ids(column: Any, name: str, path: str | Path) -> npt.NDArray[Any]:
 
 def _polygons(geometry: Geometries, path: str | Path) -> Geometries:
     """Return flat, valid (multi)polygons; SceneError for points and lines."""
-    geometry = shapely.force_2d(geometry)
+    if shapely.has_z(geometry).any():
+        geometry = shapely.force_2d(geometry)
     full = ~(shapely.is_missing(geometry) | shapely.is_empty(geometry))
     flat = full & (shapely.get_dimensions(geometry) < 2)
     if flat.any():
