@@ -36,8 +36,10 @@ from geopanoptic.workers import EngineSpec
 scene, out, gsd_m = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
 card = oracle_card(core=1024, halo=64, gsd_range_m=(gsd_m / 2, gsd_m * 2), preferred_gsd_m=gsd_m)
 model, execution = Trivial(card), Execution(engine=EngineSpec(threads=2))
-plan = make_plan(Scene.open(scene), model, PredictSettings())
-outcome = run(scene, model, Products.to([out], overwrite=True), PredictSettings(), execution)
+opened = Scene.open(scene)
+settings = PredictSettings(bands=(1, 1, 1) if opened.band_count < 3 else None)
+plan = make_plan(opened, model, settings)
+outcome = run(scene, model, Products.to([out], overwrite=True), settings, execution)
 print(json.dumps({{
     "tiles": len(plan.grid), "tiles_per_region": plan.k**2, "regions": len(plan.seen.indexes),
     "things": outcome.record.counts["things"], "failed": len(outcome.failed_tiles),
