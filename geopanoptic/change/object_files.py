@@ -129,8 +129,10 @@ def _read_frame(path: Path, fields: ObjectFields) -> tuple[Any, list[str]]:
         return geopandas.read_parquet(path), names
     usual = (*ID_FIELDS, *CLASS_FIELDS, *SCORE_FIELDS, "touches_edge")
     wanted = [c for c in names if c in (*usual, fields.id_field, fields.class_field)]
+    # in Arrow tables GDAL calls the feature id of GeoJSON 'id', also beside such an attribute
+    arrow = path.suffix.lower() not in (".geojson", ".json")
     frame = pyogrio.read_dataframe(
-        path, layer=layer, columns=wanted, fid_as_index=True, use_arrow=True
+        path, layer=layer, columns=wanted, fid_as_index=True, use_arrow=arrow
     )
     return frame, names
 
