@@ -430,9 +430,9 @@ def test_two_processes_train_as_one(towns: Path, tmp_path: Path) -> None:
     rows = {}
     for size in (1, 2):
         out = tmp_path / f"m{size}.safetensors"
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size),
-                   "--master-port", "0", "-m", "geopanoptic.cli.main", "train", str(path),
-                   "--out", str(out)]  # fmt: skip
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                   "--nproc-per-node", str(size), "-m", "geopanoptic.cli.main", "train",
+                   str(path), "--out", str(out)]  # fmt: skip
         subprocess.run(command, check=True, env=env, timeout=600)
         assert read_card(out).name == "tiny"
         with (tmp_path / f"m{size}.train/log.csv").open() as file:

@@ -51,7 +51,7 @@ def train(
         geopanoptic train configs/buildings.yaml --out mine.safetensors
         geopanoptic predict scene.tif --model mine.safetensors --out buildings.gpkg
     On several GPUs:
-        torchrun --nproc-per-node 4 -m geopanoptic.cli.main train CONFIG.yaml --out ...
+        torchrun --standalone --nproc-per-node 4 -m geopanoptic.cli.main train CONFIG.yaml --out ...
 
     An interrupted training goes on when the same command is given again.
     """
