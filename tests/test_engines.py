@@ -75,6 +75,17 @@ def test_a_chip_gets_the_same_bits_each_time_whatever_was_asked_before(
 
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)
+def test_neither_threads_nor_batches_change_a_bit(engine: str, model: Path) -> None:
+    chips = noise((2, 3, 128, 160))
+    one, two = (load_model(model, threads=n, engine=engine) for n in (1, 2))
+    wanted = one.forward(chips)
+    alone = [one.forward(chip[None]) for chip in chips]
+    for name, field in wanted.items():
+        assert np.array_equal(two.forward(chips)[name], field)
+        assert np.array_equal(np.concatenate([a[name] for a in alone]), field)
+
+
+@pytest.mark.parametrize("engine", GRAPH_ENGINES)
 def test_fields_of_one_call_are_not_those_of_the_next(engine: str, model: Path) -> None:
     segmenter = load_model(model, threads=1, engine=engine)
     first = segmenter.forward(noise((1, 3, 64, 64)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,47 @@ def test_a_plugin_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(load_model("painter"), Painted)
     with pytest.raises(CheckpointError, match="no model 'paintr'"):
         read_card("paintr")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("bands", [4, 6])
+def test_a_third_partys_cloud_network_sees_what_its_own_package_sees(
+    engine: str, bands: int, tmp_path: Path
+) -> None:
+    """DLR's ukis-csmask (Apache-2.0), one window, against its network run by hand."""
+    package = pytest.importorskip("ukis_csmask", reason="needs the package ukis-csmask")
+    runtime = pytest.importorskip("onnxruntime")
+    folder = Path(package.__file__).parent
+    about = json.loads((folder / f"model_{bands}b_l1c.json").read_text())["data"]
+    names = about["dataset_statistics"]["band_names"]
+    mean, std = about["dataset_statistics"]["img"]
+    path = tmp_path / "clouds.onnx"
+    shutil.copyfile(folder / f"model_{bands}b_l1c.onnx", path)
+    entries = card_entries() | {
+        "bands": names,
+        "mean": [255 * m for m in mean],  # of reflectances 0..1, kept as bytes here
+        "std": [255 * s for s in std],
+        "arguments": {"graph": "logits", "window": 256},
+        "gsd_range_m": [8, 60],
+        "preferred_gsd_m": 30,
+        "core": 192,
+        "halo": 32,
+    }
+    (tmp_path / "clouds.card.yaml").write_text(yaml.safe_dump(entries))
+    dice = np.random.default_rng(0)
+    chips = dice.normal(40, 4, (1, bands, 256, 256)).clip(0, 255).astype(np.uint8)
+    rows, cols = np.ogrid[:256, :256]
+    hill = np.exp(-((rows - 110) ** 2 + (cols - 140) ** 2) / 2500)  # bright, grey, soft-edged
+    chips = np.maximum(chips, (230 * hill).astype(np.uint8))
+    scaled = (chips / 255 - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"input": scaled.astype(np.float32)})
+    model = load_model(path, engine=engine, threads=1)
+    semantic = model.forward(chips)["semantic"]
+    assert (semantic.argmax(1) == logits.argmax(1)).mean() >= 0.999
+    (tile,) = model.segment(chips, np.ones((1, 256, 256), bool))
+    probability = np.exp(logits[0] - logits[0].max(0))
+    probability /= probability.sum(0)
+    assert (probability[1][tile.instance > 0] > 0.49).all()
+    assert ((tile.stuff == 3) == (probability[2] > probability[0])).mean() >= 0.999

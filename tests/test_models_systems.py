@@ -191,7 +191,7 @@ def learnt(card: ModelCard, steps: int, rate: float) -> tuple[list[float], MaskS
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses, MaskSegmenter(card, net, torch.device("cpu"))
 
 

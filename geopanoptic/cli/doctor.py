@@ -20,7 +20,6 @@ _NEEDED = (
 )  # fmt: skip
 _EXTRA = {
     "onnx": "writes graphs for the engines below: pip install 'geopanoptic[cpu]'",
-    "nncf": "8-bit twins of models: pip install 'geopanoptic[int8]'",
     "dask_cuda": "several GPUs: pip install 'geopanoptic[gpu]'",
     "transformers": "Hugging Face models: pip install 'geopanoptic[hf]'",
     "s3fs": "work directories on S3: pip install 'geopanoptic[s3]'",
