@@ -109,10 +109,10 @@ class PolygonBatch:
     @classmethod
     def concatenate(cls, batches: Iterable[PolygonBatch]) -> PolygonBatch:
         """Return the features of all batches, one after the other."""
+        start, empty = np.zeros(1, np.int64), np.zeros(0, np.int64)
         none = cls(
-            np.zeros(0, np.int32), np.zeros((0, 2), np.int32),
-            *(np.zeros(1, np.int64) for _ in range(3)),
-            np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool),
+            np.zeros(0, np.int32), np.zeros((0, 2), np.int32), start, start, start,
+            empty, empty, np.zeros(0, bool),
         )  # fmt: skip
         all_ = [none, *batches]
         joined = {f: np.concatenate([getattr(b, f) for b in all_]) for f in _PLAIN}

@@ -52,7 +52,7 @@ class RegularizeRules:
 
     least_iou: float = 0.75
     corner_px: float = 6.0
-    oblique_px: float = 6.0
+    oblique_px: float = 9.0
     simple_px: float = 2.0
     gap_px: float = 2.0
     most_members: int = 16

@@ -78,7 +78,12 @@ def fit_groups(traced: Traced, groups: Groups, rules: Rules) -> Fitted:
         np.zeros((n, cells, cells), np.int32),
     )
     # plain tuples: compiled code kept from an earlier version must not ask for a class by name
-    _fit_all(tuple(traced), tuple(groups), tuple(rules), tuple(fitted))
+    _fit_all(
+        (traced.coords, traced.ring_offsets, traced.feature_rings, traced.is_corner),
+        (groups.member, groups.offsets, groups.frames),
+        (rules.gap_px, rules.corner_px),
+        (fitted.xs, fitted.ys, fitted.size, fitted.owner),
+    )
     return fitted
 
 

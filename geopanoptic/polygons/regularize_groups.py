@@ -40,9 +40,9 @@ def shared_walls(batch: PolygonBatch) -> tuple[Longs, Longs, Floats]:
     one, other = owner[order[twin]], owner[order[twin + 1]]
     a, b = np.minimum(one, other), np.maximum(one, other)
     pairs, which = np.unique(a * len(batch) + b, return_inverse=True)
-    total = np.bincount(which, length[order[twin]], minlength=len(pairs))
-    a, b = np.divmod(pairs, max(len(batch), 1))
-    return a, b, total
+    total = np.bincount(which, length[order[twin]].astype(float), minlength=len(pairs))
+    n = max(len(batch), 1)
+    return pairs // n, pairs % n, total.astype(float)
 
 
 def group_neighbours(

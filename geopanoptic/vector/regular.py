@@ -58,9 +58,8 @@ def drawn_things(
     neighbours. Memory then holds the outlines of all things, about 2 KB each.
     """
     if not context.regularize:
-        level = int(context.simplify_m > 0)
         for batch in batches:
-            yield Drawn(batch, np.full(len(batch), level))
+            yield Drawn(batch, np.full(len(batch), int(context.simplify_m > 0)))
         return
     batch = PolygonBatch.concatenate(batches)
     if not len(batch):
