@@ -47,7 +47,7 @@ def test_a_model_is_exported_and_quantised_from_the_command_line(tmp_path: Path)
         scene.write(pixels)
     done = runner.invoke(
         models,
-        ["quantize", str(model), str(tmp_path / "s.tif"), "--out", str(twin), "--chips=4", "--json"],
+        ["quantize", str(model), f"{tmp_path}/s.tif", "--out", str(twin), "--chips=4", "--json"],
         catch_exceptions=False,
     )  # fmt: skip
     told = json.loads(done.stdout)
