@@ -122,9 +122,9 @@ def _layers(folder: Path, start: Path) -> Iterator[ProjectLayer]:
                 yield ProjectLayer(f"{name} by {by}", source, "Polygons", False, drawn.to_qml())
     for name in ("instances", "semantic", "score"):
         raster = folder / f"{name}.tif"
-        style = raster.with_suffix(".qml")
-        if raster.exists() and style.exists():
-            qml, shown = style.read_text(encoding="utf-8"), name == "semantic"
+        beside = raster.with_suffix(".qml")
+        if raster.exists() and beside.exists():
+            qml, shown = beside.read_text(encoding="utf-8"), name == "semantic"
             yield ProjectLayer(name, _relative(raster, start), "Rasters", shown, qml)
 
 
