@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CARD_VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_ONLY_SAID = ("metrics", "training_data", "licence", "description")  # nothing is computed from them
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,12 @@ class ModelCard:
             else:
                 out[f.name] = json.loads(json.dumps(value, default=dict))
         return out
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the weights and of every promise that what comes out may depend on."""
+        said = {k: v for k, v in self.to_json().items() if k not in _ONLY_SAID}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_json(cls, raw: object) -> ModelCard:

@@ -61,7 +61,9 @@ def _device() -> ThreadPoolExecutor:
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str, device: str, threads: int, tta: str, engine: Engine) -> Segmenter:
+def _loaded(where: tuple[str, str], place: tuple[str, int], tta: str, engine: Engine) -> Segmenter:
+    model, _ = where  # the card's fingerprint beside it: a file may be another one by now
+    device, threads = place
     return load_model(model, device=device, threads=threads, tta=tta, engine=engine)
 
 
@@ -69,7 +71,8 @@ def segmenter_of(plan: Plan) -> Segmenter:
     """Return the plan's model, loaded once per process and only on the device thread."""
     if not isinstance(plan.model, str):
         return with_tta(plan.model, plan.settings.tta)
-    return _loaded(plan.model, plan.device, plan.threads, plan.settings.tta, plan.engine)
+    where, place = (plan.model, plan.card.fingerprint), (plan.device, plan.threads)
+    return _loaded(where, place, plan.settings.tta, plan.engine)
 
 
 def warm_up(plan: Plan) -> Future[Segmenter]:

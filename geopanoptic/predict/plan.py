@@ -121,7 +121,7 @@ class Plan:
             "scene": self.scene.scene.fingerprint(),
             "read": {k: self.scene.describe()[k] for k in ("bands", "working", "scaling")},
             "area": None if self.area is None else self.area.fingerprint(),
-            "model": {"name": self.card.name, "sha256": self.card.sha256},
+            "model": {"name": self.card.name, "card": self.card.fingerprint},
             "grid": asdict(self.grid) | {"k": self.k, "join_threshold": self.join_threshold},
             "engine": self.engine.to_json(),
             "settings": {k: v for k, v in asdict(self.settings).items() if k != "engine"},
