@@ -8,7 +8,12 @@ IoU > 0.5. Stuff: IoU per class over labelled pixels, where a label that fits se
 (vegetation: tree or grass) is met by any of them. Vehicles: bounding boxes of the instances
 against the drawn boxes, matched greedily by falling IoU, F1 at IoU >= 0.3 and >= 0.5.
 
-`--write-card` puts the figures into the card of the model file and writes docs/model-card.md.
+Scores of buildings: reliability and expected calibration error (15 bins) on those test places and
+on the validation part, the last 640 rows of the Banepa window and a north-eastern part of Kitsap
+(the latter was trained on); there by cross-validation, since the calibration is fitted to it.
+
+`--calibrate` first fits the card's score calibration on the validation part. `--write-card` puts
+the figures into the card of the model file and writes docs/model-card.md with its diagram.
 """
 
 from __future__ import annotations
@@ -33,6 +38,8 @@ from scipy import ndimage
 
 from geopanoptic.contingency import Contingency
 from geopanoptic.dataset.boxes import read_yolo
+from geopanoptic.metrics import Reliability, apply_calibration, fit_calibration, segment_hits
+from geopanoptic.metrics.calibration import Knots
 from geopanoptic.models import DEFAULT_MODEL, read_card, save_model
 from geopanoptic.models.checkpoint import model_path, read_header, read_tensors
 from geopanoptic.predict import PredictSettings, predict
@@ -104,14 +111,41 @@ def match_boxes(truth: npt.NDArray[Any], pred: npt.NDArray[Any], least: float) -
     return Counts(len(pairs), sum(pairs), len(pred) - len(pairs), len(truth) - len(pairs))
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Predicted objects of one class: `score` and whether each is right (`hit`), by place."""
+
+    score: npt.NDArray[np.float64]
+    hit: npt.NDArray[np.bool_]
+
+    def __add__(self, other: Scored) -> Scored:
+        both = (self.score, other.score), (self.hit, other.hit)
+        return Scored(*(np.concatenate(pair) for pair in both))
+
+    def reliability(self, knots: Knots = ()) -> Reliability:
+        return Reliability.of(apply_calibration(knots, self.score), self.hit)
+
+    def cross_validated(self, folds: int = 5) -> Reliability:
+        """Return the reliability of scores that were calibrated on the other folds."""
+        fold = np.random.default_rng(1).permutation(len(self.score)) % folds
+        mended = np.empty(len(self.score))
+        for k in range(folds):
+            here = fold == k
+            knots = fit_calibration(self.score[~here], self.hit[~here])
+            mended[here] = apply_calibration(knots, self.score[here])
+        return Reliability.of(mended, self.hit)
+
+
 def run_predict(
     scene: Path, model: str, gsd_m: float | None
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """Return the class and instance rasters of a scene on its own grid."""
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], dict[int, float]]:
+    """Return the class and instance rasters of a scene on its own grid, and score by id."""
     with tempfile.TemporaryDirectory() as folder:
         settings = PredictSettings(gsd_m=gsd_m, grid="scene")
         panoptic = predict(scene, model, Path(folder) / "map.panoptic", settings=settings)
-        return panoptic.semantic.to_numpy(), panoptic.instances.to_numpy()
+        table = panoptic.segment_table
+        scores = dict(zip(table.id.tolist(), table.score.tolist(), strict=True))
+        return panoptic.semantic.to_numpy(), panoptic.instances.to_numpy(), scores
 
 
 def as_scene(rgb: npt.NDArray[Any], gsd_m: float, path: Path) -> Path:
@@ -126,36 +160,85 @@ def as_scene(rgb: npt.NDArray[Any], gsd_m: float, path: Path) -> Path:
     return path
 
 
-def buildings(scene: Path, truth: npt.NDArray[Any], model: str) -> tuple[Counts, dict[str, Any]]:
+Building = tuple[Counts, Scored, dict[str, Any]]
+
+
+def buildings(scene: Path, truth: npt.NDArray[Any], model: str) -> Building:
     """Score the buildings of one scene."""
-    semantic, instances = run_predict(scene, model, 0.3)
+    semantic, instances, scores = run_predict(scene, model, 0.3)
     pred = np.where(semantic == 1, instances, 0)
     counts = match_regions(truth, pred)
+    ids, hit = segment_hits(truth, pred)
+    scored = Scored(np.array([scores[i] for i in ids.tolist()], float), hit)
     inter, union = ((pred > 0) & (truth > 0)).sum(), ((pred > 0) | (truth > 0)).sum()
     facts = counts.report() | {"pixel_iou": round(float(inter / union), 4)}
     facts["vehicles_predicted"] = len(np.unique(instances[semantic == 2]))
-    return counts, facts
+    return counts, scored, facts
+
+
+def kitsap(data: Path, window: RasterWindow, path: Path) -> tuple[Path, npt.NDArray[Any]]:
+    """Cut a part of the Kitsap scene; return it and its building ids."""
+    folder = data / "buildings_kitsap"
+    with rasterio.open(folder / "kitsap11_rgb.tif") as file:
+        scene = as_scene(file.read(window=window), 0.3, path)
+    with rasterio.open(folder / "kitsap11_instances_registered.tif") as file:
+        return scene, file.read(1, window=window)
+
+
+def validation(data: Path, model: str, work: Path) -> Building:
+    """Score the part that chose thresholds and calibrates: Banepa's strip, a part of Kitsap."""
+    folder, window = data / "buildings_oam/banepa_np", RasterWindow(0, 3456, 3072, 640)
+    with rasterio.open(folder / "banepa_labelled_window.tif") as file:
+        strip = as_scene(file.read([1, 2, 3], window=window), 0.132, work / "strip.tif")
+    with rasterio.open(folder / "banepa_instances.tif") as file:
+        truth = file.read(1, window=window)
+    a, a_scored, _ = buildings(strip, truth, model)
+    north, truth = kitsap(data, RasterWindow(3600, 0, 1400, 1400), work / "north.tif")
+    b, b_scored, _ = buildings(north, truth, model)
+    return a + b, a_scored + b_scored, (a + b).report()
+
+
+def calibrate(data: Path, model: str, work: Path) -> None:
+    """Fit the calibration of building scores on the validation part; keep it in the card."""
+    path = model_path(model)
+    header = read_header(path)
+    plain = replace(header.card, score_calibration={})
+    bare = work / "bare.safetensors"
+    save_model(bare, read_tensors(path, header), plain)
+    _, scored, _ = validation(data, str(bare), work)
+    knots = fit_calibration(scored.score, scored.hit)
+    card = replace(header.card, score_calibration={"building": knots})
+    save_model(path, read_tensors(path, header), card)
+
+
+def measure_validation(data: Path, model: str, work: Path) -> dict[str, Any]:
+    """Score the validation part, and its calibration by cross-validation."""
+    header = read_header(model_path(model))
+    bare = work / "bare.safetensors"
+    tensors = read_tensors(model_path(model), header)
+    save_model(bare, tensors, replace(header.card, score_calibration={}))
+    _, scored, facts = validation(data, str(bare), work)
+    return facts | {
+        "raw": scored.reliability().to_json(),
+        "calibrated": scored.cross_validated().to_json(),
+    }
 
 
 def measure_buildings(data: Path, model: str, work: Path) -> dict[str, Any]:
     """Score Kampala and the southern half of Kitsap, each and pooled."""
     out: dict[str, Any] = {}
-    kampala = Counts()
+    kampala, scored = Counts(), Scored(np.zeros(0), np.zeros(0, bool))
     for k in (1, 2):
         scene = data / OAM / f"kampala_ug_{k}.tif"
         with rasterio.open(data / OAM / f"kampala_ug_{k}_instances.tif") as file:
             truth = file.read(1)
-        counts, out[f"kampala_{k}"] = buildings(scene, truth, model)
-        kampala += counts
-    window = RasterWindow(0, 2500, 5000, 2500)
-    folder = data / "buildings_kitsap"
-    with rasterio.open(folder / "kitsap11_rgb.tif") as file:
-        scene = as_scene(file.read(window=window), 0.3, work / "kitsap.tif")
-    with rasterio.open(folder / "kitsap11_instances_registered.tif") as file:
-        truth = file.read(1, window=window)
-    kitsap, out["kitsap_south"] = buildings(scene, truth, model)
+        counts, more, out[f"kampala_{k}"] = buildings(scene, truth, model)
+        kampala, scored = kampala + counts, scored + more
+    scene, truth = kitsap(data, RasterWindow(0, 2500, 5000, 2500), work / "kitsap.tif")
+    south, more, out["kitsap_south"] = buildings(scene, truth, model)
     out["kampala"] = kampala.report()
-    out["pooled"] = (kampala + kitsap).report()
+    out["pooled"] = (kampala + south).report()
+    out["reliability"] = (scored + more).reliability().to_json()
     return out
 
 
@@ -165,7 +248,7 @@ def measure_stuff(data: Path, model: str, work: Path) -> dict[str, Any]:
         scene = as_scene(file.read(), 0.8, work / "dubai.tif")
     with rasterio.open(data / "landcover_dubai/tile2_classes.png") as file:
         codes = file.read(1)
-    semantic, _ = run_predict(scene, model, 0.5)
+    semantic, _, _ = run_predict(scene, model, 0.5)
     names = {1: "water", 2: "bare", 3: "road", 4: "building", 5: "vegetation"}
     out: dict[str, Any] = {}
     labelled = (codes > 0) & (semantic != 0)
@@ -187,7 +270,7 @@ def measure_vehicles(data: Path, model: str, work: Path) -> dict[str, Any]:
             [boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1
         )
         scene = as_scene(rgb, 0.15, work / "munich.tif")
-        semantic, instances = run_predict(scene, model, None)
+        semantic, instances, _ = run_predict(scene, model, None)
         found = ndimage.find_objects(np.where(semantic == 2, instances, 0))
         pred = np.array(
             [[r.start, c.start, r.stop, c.stop] for r, c in filter(None, found)], float
@@ -204,6 +287,12 @@ def card_metrics(result: dict[str, Any]) -> tuple[dict[str, Any], ...]:
         for name in ("f1", "pq"):
             value = result["buildings"][place][name]
             rows.append({"what": f"building {name} at IoU 0.5", "where": place, "value": value})
+    for where, found in (
+        ("test places", result["buildings"]["reliability"]),
+        ("validation, cross-validated", result["validation"]["calibrated"]),
+    ):
+        what = "building scores: expected calibration error"
+        rows.append({"what": what, "where": where, "value": round(found["ece"], 4)})
     for name, value in result["stuff"].items():
         rows.append({"what": f"{name} IoU", "where": "dubai tile 2", "value": value})
     for least, report in result["vehicles"].items():
@@ -220,6 +309,9 @@ def write_card(model: str, result: dict[str, Any]) -> None:
     card = save_model(path, read_tensors(path, header), card)
     (ROOT / "docs").mkdir(exist_ok=True)
     (ROOT / "docs/model-card.md").write_text(card_page(card, result))
+    bins = result["buildings"]["reliability"]
+    known = Reliability(*(np.array(bins[k]) for k in ("n", "score", "hit_rate")))
+    (ROOT / "docs/images/reliability.svg").write_text(known.svg("Buildings, test places") + "\n")
 
 
 def card_page(card: Any, result: dict[str, Any]) -> str:
@@ -240,6 +332,7 @@ def card_page(card: Any, result: dict[str, Any]) -> str:
         "| what | where | value |", "|---|---|---|",
         *(f"| {m['what']} | {m['where']} | {m['value']:.3f} |" for m in card.metrics), "",
         f"Machine: {result['machine']}.", "",
+        "![reliability of building scores](images/reliability.svg)", "",
         "## Trained on", "", "| data | used for | licence |", "|---|---|---|",
         *(f"| {d['name']} | {d['used for']} | {d['licence']} |" for d in card.training_data), "",
         (ROOT / "docs/model-card-notes.md").read_text(),
@@ -252,11 +345,14 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of the labelled scenes")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="bundled name or model file")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--calibrate", action="store_true", help="fit the card's calibration first")
     parser.add_argument("--write-card", action="store_true", help="into model file and docs")
     given = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        if given.calibrate:
+            calibrate(given.data, given.model, work)
         result = {
             "model": read_card(given.model).name,
             "sha256": read_card(given.model).sha256,
@@ -264,6 +360,7 @@ def main() -> None:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
             f"{platform.python_version()}",
             "buildings": measure_buildings(given.data, given.model, work),
+            "validation": measure_validation(given.data, given.model, work),
             "stuff": measure_stuff(given.data, given.model, work),
             "vehicles": measure_vehicles(given.data, given.model, work),
         }

@@ -57,7 +57,7 @@ def export_command(name: str, out: Path, overwrite: bool) -> None:
     """Write the dense model NAME as one ONNX file with its card inside.
 
     \b
-        geopanoptic models export landcover-v0 --out landcover.onnx
+        geopanoptic models export landcover-v1 --out landcover.onnx
         geopanoptic predict scene.tif --model landcover.onnx --out buildings.gpkg
     """
     from geopanoptic.models.checkpoint import model_path

@@ -55,7 +55,7 @@ def augment_sharpness(image: torch.Tensor, rng: np.random.Generator) -> torch.Te
     x = x.clamp(0, 1)
     if len(x) != 3:  # JPEG knows three colours
         return x
-    return _jpeg(x, int(rng.integers(35, 90))) if rng.random() < 0.2 else x
+    return _jpeg(x, int(rng.integers(30, 93))) if rng.random() < 0.35 else x
 
 
 def _blur(x: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -14,7 +14,7 @@ from geopanoptic.models.flips import with_tta
 from geopanoptic.models.segmenter import Fields, Segmented, Segmenter
 from geopanoptic.models.sources import Place, source_of
 
-DEFAULT_MODEL = "landcover-v0"
+DEFAULT_MODEL = "landcover-v1"
 
 __all__ = [
     "DEFAULT_MODEL",
