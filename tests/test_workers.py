@@ -241,10 +241,17 @@ with open_engine(EngineSpec(threads=3)) as engine:
 """
 
 
+def _hear_ctrl_c() -> None:
+    """A suite that runs in the background of a script inherits a deaf ear for Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("times", ["once", "twice"])
 def test_ctrl_c_lets_running_tasks_finish_and_a_second_one_does_not(times: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED, times]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=_hear_ctrl_c
+    ) as run:
         assert run.stdout is not None
         first = [run.stdout.readline() for _ in range(3)]
         began = time.perf_counter()

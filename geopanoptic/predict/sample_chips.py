@@ -35,7 +35,8 @@ def sample_chips(
     for k in order:
         if len(found) == count:
             break
-        pixels, valid = plan.read(Window(*steps[k], side, side))
+        row, col = steps[int(k)]
+        pixels, valid = plan.read(Window(row, col, side, side))
         if valid.mean() > 0.9:
             found.append(pixels)
     if len(found) < 2:

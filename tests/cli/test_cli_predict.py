@@ -254,10 +254,21 @@ def test_a_damaged_block_fails_its_tiles_alone_and_the_status_says_so(
     assert geopanoptic("check", out).status == 0
 
 
+def hear_ctrl_c() -> None:
+    """A suite that runs in the background of a script inherits a deaf ear for Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run_in_shell(args: list[object], cwd: Path, **more: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "geopanoptic.cli.main", *map(str, args)]
     return subprocess.Popen(
-        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
+        command,
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=hear_ctrl_c,
+        **more,
     )  # type: ignore[call-overload]
 
 

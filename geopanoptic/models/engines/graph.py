@@ -10,6 +10,7 @@ import io
 import sys
 import warnings
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -59,8 +60,9 @@ class FixedPad(nn.Module):
             for k, d, s in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
         )
         self.pad = nn.ZeroPad2d((cols // 2, cols - cols // 2, rows // 2, rows - rows // 2))
+        kernel, stride = (cast("tuple[int, int]", v) for v in (conv.kernel_size, conv.stride))
         self.conv = nn.Conv2d(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,
+            conv.in_channels, conv.out_channels, kernel, stride,
             dilation=(conv.dilation[0], conv.dilation[1]), groups=conv.groups,
             bias=conv.bias is not None,
         )  # fmt: skip
@@ -99,7 +101,8 @@ def onnx_graph(model: Path) -> bytes:
         # another is newer, and that constants were traced as such, which is what we want.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            graph, (chips,), out, input_names=["chips"], output_names=list(wanted),
+            graph, (chips,), out,  # type: ignore[arg-type]  # takes a file, too
+            input_names=["chips"], output_names=list(wanted),
             dynamic_axes={"chips": free} | dict.fromkeys(wanted, free),
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -91,14 +91,15 @@ class QueryNetwork(nn.Module):
     def __init__(self, card: ModelCard, net: nn.Module) -> None:
         super().__init__()
         self.net: Any = net
-        labels = int(self.net.config.num_labels)
+        config = cast("Any", net.config)
+        labels = int(config.num_labels)
         if labels != len(card.schema):
             raise CheckpointError(
                 f"the card of '{card.name}' has {len(card.schema)} classes, its network {labels}"
             )
         self.class_ids = np.array(card.schema.ids, np.uint8)
         fixed = card.architecture == "hf_eomt"  # its positions are for one size
-        self.window: int | None = int(self.net.config.image_size) if fixed else None
+        self.window: int | None = int(config.image_size) if fixed else None
         self.task = [int(t) for t in card.arguments.get("task_tokens", ())]
         if card.architecture == "hf_oneformer" and not self.task:
             raise CheckpointError(
@@ -136,8 +137,8 @@ class QueryNetwork(nn.Module):
         masks, labels = [], []
         order = {int(c): k for k, c in enumerate(self.class_ids)}
         for classes, things in zip(semantic, instance, strict=True):
-            pairs = np.unique(np.stack([classes.ravel(), things.ravel()]), axis=1).T
-            pairs = [(int(c), int(i)) for c, i in pairs if int(c) in order]
+            met = np.unique(np.stack([classes.ravel(), things.ravel()]), axis=1).T
+            pairs = [(int(c), int(i)) for c, i in met if int(c) in order]
             each = [(classes == c) & (things == i) for c, i in pairs]
             masks.append(torch.tensor(np.array(each, np.float32), device=chips.device))
             labels.append(torch.tensor([order[c] for c, _ in pairs], device=chips.device))
