@@ -70,7 +70,7 @@ def forward_seconds(scene: str, model: str, threads: int) -> dict[str, Any]:
     """Time the forward passes alone, over the windows that predict cuts."""
     plan = make_plan(Scene.open(scene), model, PredictSettings())
     tune_malloc()  # predict does: the bare network shall not be slower for want of it
-    network = load_model(model, threads=threads)
+    network = load_model(model, threads=threads, engine=plan.engine)  # the one predict takes
     rows, cols = plan.grid.window_shape
     network.forward(np.zeros((1, 3, rows, cols), np.uint8))  # set-up is not a pass
     seconds, tiles, seen_px = 0.0, 0, 0
@@ -87,7 +87,11 @@ def forward_seconds(scene: str, model: str, threads: int) -> dict[str, Any]:
             tiles += 1
             seen_px += chip[0].size
     speed = seen_px / 1e6 / seconds
-    return {"seconds": seconds, "tiles": tiles, "mpx_per_s": speed, "threads": threads}
+    engine = plan.engine.to_json()
+    return {
+        "seconds": seconds, "tiles": tiles, "mpx_per_s": speed, "threads": threads,
+        "engine": engine,
+    }  # fmt: skip
 
 
 def cut_out(scene: str, window: str, path: Path) -> Path:
