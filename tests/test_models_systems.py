@@ -16,6 +16,7 @@ from random_model import random_card
 from geopanoptic.errors import CheckpointError
 from geopanoptic.metrics import ClassCode, PanopticCount, Sides, quality_of
 from geopanoptic.models import ModelCard, load_model, save_model
+from geopanoptic.models.systems.panoptic_fpn import PanopticFpn
 from geopanoptic.models.systems.segmenter import MaskSegmenter, build
 from geopanoptic.panoptic_map import check_map
 from geopanoptic.predict import predict
@@ -184,6 +185,9 @@ def learnt(card: ModelCard, steps: int, rate: float) -> tuple[list[float], MaskS
     x = (torch.from_numpy(chips) - 127.5) / 127.5
     optimizer = torch.optim.AdamW(net.parameters(), rate)
     net.train()
+    if isinstance(net, PanopticFpn):
+        # 512 boxes of a chip are for pictures of a thousand pixels; 32 take a twentieth of the time
+        net.detector.roi_heads.fg_bg_sampler.batch_size_per_image = 32
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -196,9 +200,10 @@ def learnt(card: ModelCard, steps: int, rate: float) -> tuple[list[float], MaskS
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_panoptic_fpn_learns_two_chips_by_heart() -> None:
     card = masks_card("panoptic_fpn", thresholds={"score": 0.5})
-    _, model = learnt(card, 150, 1e-3)
+    _, model = learnt(card, 140, 1e-3)
     rows = []
     for seed in (0, 1):
         pixels, semantic, instance = town(seed)
