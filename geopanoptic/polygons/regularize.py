@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import shapely
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from geopanoptic.errors import ConfigError
 from geopanoptic.polygons.batch import PolygonBatch
@@ -27,7 +29,7 @@ from geopanoptic.polygons.regularize_fit import (
     Traced,
     fit_groups,
 )
-from geopanoptic.polygons.regularize_groups import group_neighbours
+from geopanoptic.polygons.regularize_groups import group_neighbours, shared_walls
 from geopanoptic.polygons.regularize_lines import mark_corners
 from geopanoptic.polygons.tracing import trace
 
@@ -37,6 +39,7 @@ Longs = npt.NDArray[np.int64]
 Geometries = npt.NDArray[np.object_]
 
 _AT_ONCE = 8192  # features or groups in memory as floating-point numbers at a time
+_LOT = 512  # outlines simplified together
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def regularize(
     group = np.full(len(batch), -1)
     smooth = np.arange(len(batch)) if rules.simplify_all else rows
     if len(smooth):
-        simple[smooth] = shapely.coverage_simplify(plain[smooth], rules.simple_px)
+        simple[smooth] = _simplified(batch.take(smooth), plain[smooth], rules.simple_px)
     if len(rows):
         regular[rows], group[rows] = _fit(batch.take(rows), plain[rows], frames[rows], rules)
     outlines = Outlines((plain, simple, regular), group)
@@ -119,6 +122,24 @@ def _fit(
     group = np.empty(len(batch), np.int64)
     group[member] = np.repeat(np.arange(len(turned)), np.diff(offsets))
     return made, group
+
+
+def _simplified(batch: PolygonBatch, plain: Geometries, tolerance_px: float) -> Geometries:
+    """Simplify outlines some hundred at a time, those that share walls together.
+
+    GEOS takes time with the square of how many it is given. What lies in different lots may come to
+    overlap where it nearly touched; `settle` looks for that.
+    """
+    a, b, _ = shared_walls(batch)
+    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(batch), len(batch)))
+    _, part = connected_components(graph, directed=False)
+    order = np.argsort(part, kind="stable")
+    starts = np.flatnonzero(np.diff(part[order], prepend=-1))
+    lots = starts[np.flatnonzero(np.diff(starts // _LOT, prepend=-1))]
+    made = np.empty(len(batch), object)
+    for rows in np.split(order, lots[1:]):
+        made[rows] = shapely.coverage_simplify(plain[rows], tolerance_px)
+    return made
 
 
 def _look_at(batch: PolygonBatch, rings: Longs, square: Floats) -> tuple[Floats, Flags]:

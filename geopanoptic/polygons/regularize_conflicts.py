@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ class Outlines:
     """The outlines of every feature, from plain to regular; None where it has none.
 
     `choices` = three arrays of MultiPolygons in pixels. Plain outlines do not overlap each other,
-    simple ones neither, nor regular ones of one `group` (n,).
+    nor regular ones of one `group` (n,).
     """
 
     choices: tuple[Geometries, Geometries, Geometries]
@@ -42,18 +43,29 @@ def cheapest(outlines: Outlines, corner_px: float, oblique_px: float) -> Longs:
     are free (the minimum description length). A group has one level, since it shares walls.
     """
     plain, simple, regular = outlines.choices
-    has = np.array([g is not None for g in regular], bool)
-    cost = np.zeros((2, len(plain)))
-    for row, (shape, price) in enumerate(((simple, oblique_px), (regular, corner_px))):
-        other = shape[has]
-        both = shapely.area(shapely.intersection(other, plain[has]))
-        wrong = shapely.area(other) + shapely.area(plain[has]) - 2 * both
-        cost[row, has] = wrong + price * corners(other)
-    n = outlines.group.max(initial=-1) + 1
-    total = np.stack([np.bincount(outlines.group[has], c[has], minlength=n) for c in cost])
+    has = np.flatnonzero([g is not None for g in regular])
+    group = outlines.group[has]
+    right = _summed(group, _wrong_px(regular[has], plain[has]) + corner_px * corners(regular[has]))
+    free = oblique_px * corners(simple[has])
+    # most groups are decided by their corners alone, and intersections are what takes the time
+    open_ = (_summed(group, free) < right)[group]
+    free[open_] += _wrong_px(simple[has[open_]], plain[has[open_]])
     level = np.zeros(len(plain), np.int64)
-    level[has] = np.where((total[0] < total[1])[outlines.group[has]], SIMPLE, REGULAR)
+    level[has] = np.where((_summed(group, free) < right)[group], SIMPLE, REGULAR)
     return level
+
+
+def _summed(group: Longs, values: npt.NDArray[Any]) -> Floats:
+    n = int(group.max(initial=-1)) + 1
+    total: Floats = np.bincount(group, values, minlength=n).astype(np.float64)
+    return total
+
+
+def _wrong_px(shape: Geometries, plain: Geometries) -> Floats:
+    """Return the area that only one of two outlines has."""
+    both = shapely.area(shapely.intersection(shape, plain))
+    wrong: Floats = shapely.area(shape) + shapely.area(plain) - 2 * both
+    return wrong
 
 
 def settle(outlines: Outlines, level: Longs, least_iou: float) -> tuple[Geometries, Longs]:
@@ -113,7 +125,9 @@ def _who_yields(out: Geometries, level: Longs, group: Longs, changed: Longs) -> 
     a, b = changed[near[0]], near[1]
     one, other = np.minimum(a, b), np.maximum(a, b)
     one, other = np.unique(np.stack([one, other])[:, one != other], axis=1)
-    alike = (level[one] == level[other]) & ((level[one] < REGULAR) | (group[one] == group[other]))
+    alike = (level[one] == level[other]) & (
+        (level[one] == PLAIN) | ((level[one] == REGULAR) & (group[one] == group[other]))
+    )
     one, other = one[~alike], other[~alike]
     shared = shapely.area(shapely.intersection(out[one], out[other])) > _ROUNDING_PX
     one, other = one[shared], other[shared]

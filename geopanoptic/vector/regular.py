@@ -55,7 +55,7 @@ def drawn_things(
     """Yield things with their outlines; `things` sorted by id.
 
     Where a class is to be regular, all batches are gathered first: a building must know its
-    neighbours. Memory then holds the outlines of all things, about 2 KB each.
+    neighbours. Memory then holds the outlines of all things.
     """
     if not context.regularize:
         for batch in batches:
