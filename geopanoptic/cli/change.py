@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geopanoptic.cli.options import json_option, names, print_json
+from geopanoptic.cli.options import json_option, link_options, names, print_json
 
 if TYPE_CHECKING:
     from geopanoptic.change import ChangeSettings, Running
@@ -46,50 +46,9 @@ if TYPE_CHECKING:
     metavar="BEFORE.tif AFTER.tif",
     help="Measure the offset on these images instead of the maps. [with --predict: the scenes]",
 )
-@click.option(
-    "--max-shift", "max_shift_m", type=float, metavar="METRES", help="Largest offset. [10, or 2 px]"
-)
+@link_options
 @click.option("--mask-before", metavar="FILE", help="Not seen before: raster where 0, or polygons.")
 @click.option("--mask-after", metavar="FILE", help="Not seen after: raster where 0, or polygons.")
-@click.option(
-    "--link-rule",
-    type=click.Choice(["default", "linz"]),
-    default="default",
-    show_default=True,
-    help="When two objects belong together; linz: over 5 % of both or 90 % of either.",
-)
-@click.option(
-    "--link", default=0.5, show_default=True, help="Share of the smaller object that must overlap."
-)
-@click.option(
-    "--tolerance",
-    "tolerance_m",
-    type=float,
-    metavar="METRES",
-    help="Outlines this close are the same; thinner patches are slivers. [1 m, or 2 px]",
-)
-@click.option("--iou", default=0.6, show_default=True, help="Least IoU of an unchanged object.")
-@click.option(
-    "--ratio",
-    default=1.25,
-    show_default=True,
-    help="Area ratio above which it has grown or shrunk.",
-)
-@click.option(
-    "--max-object-shift",
-    "max_object_shift_m",
-    default=3.0,
-    show_default=True,
-    metavar="METRES",
-    help="An object may be displaced so far (relief, lean) and still be unchanged.",
-)
-@click.option(
-    "--observed",
-    "least_observed",
-    default=0.5,
-    show_default=True,
-    help="Objects seen at the other date by no more than this share are unobserved.",
-)
 @click.option(
     "--mmu",
     "mmu_m2",
@@ -97,15 +56,6 @@ if TYPE_CHECKING:
     metavar="M2",
     help="Minimum mapping unit: smaller objects and patches stay out of the headline counts.",
 )
-@click.option(
-    "--compatible",
-    multiple=True,
-    metavar="A,B",
-    help="Classes of things that count as one; may be repeated.",
-)
-@click.option("--classes", metavar="A,B", help="Only objects of these classes.")
-@click.option("--id-field", metavar="NAME", help="Attribute that names an object of vector files.")
-@click.option("--class-field", metavar="NAME", help="Class attribute of vector files.")
 @click.option("--date-before", metavar="YYYY-MM-DD", help="If the map does not say.")
 @click.option("--date-after", metavar="YYYY-MM-DD", help="If the map does not say.")
 @click.option("--images", nargs=2, default=None, metavar="BEFORE.tif AFTER.tif",

@@ -70,6 +70,80 @@ def regularize_option(command: Command) -> Command:
     )(command)
 
 
+_LINK_OPTIONS = (
+    click.option(
+        "--max-shift",
+        "max_shift_m",
+        type=float,
+        metavar="METRES",
+        help="Largest offset between dates. [10, or 2 px]",
+    ),
+    click.option(
+        "--link-rule",
+        type=click.Choice(["default", "linz"]),
+        default="default",
+        show_default=True,
+        help="When two objects belong together; linz: over 5 % of both or 90 % of either.",
+    ),
+    click.option(
+        "--link",
+        default=0.5,
+        show_default=True,
+        help="Share of the smaller object that must overlap.",
+    ),
+    click.option(
+        "--tolerance",
+        "tolerance_m",
+        type=float,
+        metavar="METRES",
+        help="Outlines this close are the same; change calls thinner patches slivers. "
+        "[1 m, or 2 px]",
+    ),
+    click.option("--iou", default=0.6, show_default=True, help="Least IoU of an unchanged object."),
+    click.option(
+        "--ratio",
+        default=1.25,
+        show_default=True,
+        help="Area ratio above which it has grown or shrunk.",
+    ),
+    click.option(
+        "--max-object-shift",
+        "max_object_shift_m",
+        default=3.0,
+        show_default=True,
+        metavar="METRES",
+        help="An object may be displaced so far (relief, lean) and still be unchanged.",
+    ),
+    click.option(
+        "--observed",
+        "least_observed",
+        default=0.5,
+        show_default=True,
+        help="Objects seen at the other date by no more than this share are unobserved.",
+    ),
+    click.option(
+        "--compatible",
+        multiple=True,
+        metavar="A,B",
+        help="Classes of things that count as one; may be repeated.",
+    ),
+    click.option("--classes", metavar="A,B", help="Only objects of these classes."),
+    click.option(
+        "--id-field",
+        metavar="NAME",
+        help="Attribute that names an object of vector files.",
+    ),
+    click.option("--class-field", metavar="NAME", help="Class attribute of vector files."),
+)
+
+
+def link_options(command: Command) -> Command:
+    """Add the options of `change.LinkSettings`: when objects of two dates are one."""
+    for option in reversed(_LINK_OPTIONS):
+        command = option(command)
+    return command
+
+
 def engine_options(command: Command) -> Command:
     """Add the options that say where the work runs."""
     for option in reversed(

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from geopanoptic.cli.options import json_option, names, print_json
+from geopanoptic.cli.options import json_option, link_options, names, print_json
 from geopanoptic.errors import ConfigError
 
 # options whose values are kept in tracks.gpkg, so that later dates are tracked alike
 _KEPT = (
-    "max_gap", "split_policy", "confirm", "reference", "register", "max_shift", "link_rule", "link",
-    "tolerance", "iou", "ratio", "max_object_shift", "least_observed", "compatible", "classes",
-    "id_field", "class_field",
+    "max_gap", "split_policy", "confirm", "reference", "register", "max_shift_m", "link_rule",
+    "link", "tolerance_m", "iou", "ratio", "max_object_shift_m", "least_observed", "compatible",
+    "classes", "id_field", "class_field",
 )  # fmt: skip
 
 
@@ -86,29 +86,7 @@ _KEPT = (
     metavar="DATE=FILE",
     help="Imagery to measure offsets on instead of the maps (also of the reference); repeatable.",
 )
-@click.option("--max-shift", type=float, metavar="M", help="Largest offset; default 10 m or 2 px.")
-@click.option(
-    "--link-rule", type=click.Choice(["default", "linz"]), default="default", show_default=True
-)
-@click.option(
-    "--link", default=0.5, show_default=True, help="Share of the smaller object that links two."
-)
-@click.option("--tolerance", type=float, metavar="M", help="Of outlines; default 1 m or 2 px.")
-@click.option("--iou", default=0.6, show_default=True, help="Least IoU of an unchanged object.")
-@click.option(
-    "--ratio", default=1.25, show_default=True, help="Most area ratio of an unchanged one."
-)
-@click.option("--max-object-shift", default=3.0, show_default=True, metavar="M")
-@click.option(
-    "--observed",
-    "least_observed",
-    default=0.5,
-    show_default=True,
-    help="Share of an object that must be seen to say that it is gone or new.",
-)
-@click.option(
-    "--compatible", multiple=True, metavar="A,B", help="Classes that count as one; repeatable."
-)
+@link_options
 @click.option(
     "--mask",
     "masks",
@@ -116,9 +94,6 @@ _KEPT = (
     metavar="DATE=FILE",
     help="What a date did not see (cloud): raster where 0, or inside polygons; repeatable.",
 )
-@click.option("--classes", metavar="A,B", help="Only these things.")
-@click.option("--id-field", metavar="NAME", help="Attribute of vector files that names an object.")
-@click.option("--class-field", metavar="NAME", help="Class attribute of vector files.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @json_option
 @click.pass_context
@@ -167,9 +142,6 @@ def _settings(given: dict[str, Any]) -> Any:
     return TrackSettings(
         confirm_seen=int(seen),
         confirm_of=int(of),
-        max_shift_m=given.pop("max_shift"),
-        tolerance_m=given.pop("tolerance"),
-        max_object_shift_m=given.pop("max_object_shift"),
         compatible=tuple(names(c) or () for c in given.pop("compatible")),
         masks=tuple((m.date, str(m.map)) for m in masks),
         images=tuple((m.date, str(m.map)) for m in images),
