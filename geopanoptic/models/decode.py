@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geopanoptic.errors import CheckpointError, SceneError, nearest_name
-from geopanoptic.models.segmenter import Fields, Segmented
+from geopanoptic.models.segmenter import Fields, Segmented, TwoHalves
 from geopanoptic.schema import LabelSchema
 
 if TYPE_CHECKING:
@@ -75,6 +75,16 @@ class Decoder(Protocol):
     """Turns the fields of one tile (no leading axis) and its valid pixels into rasters."""
 
     def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented: ...
+
+
+class DecodesFields(TwoHalves):
+    """A segmenter of dense fields: its `decoder` is the one that its card names."""
+
+    decoder: Decoder
+
+    def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
+        """Decode the fields of one tile (no leading axis); see `decoder_of`."""
+        return self.decoder.decode(fields, valid)
 
 
 def decoder_of(card: ModelCard) -> Decoder:

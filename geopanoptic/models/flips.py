@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from geopanoptic.errors import CheckpointError
 from geopanoptic.models.card import ModelCard
-from geopanoptic.models.segmenter import Fields, Segmented, Segmenter
+from geopanoptic.models.segmenter import Fields, Segmented, Segmenter, TwoHalves
 
 Tta = Literal["none", "flips"]
 
@@ -18,7 +18,7 @@ _MAPS = ("semantic", "strength", "center")
 _VECTORS = ("offset",)
 
 
-class FlippedSegmenter:
+class FlippedSegmenter(TwoHalves):
     """A Segmenter that averages the fields of a chip and of its three mirror images.
 
     Works for any model whose fields are maps (dense networks on every engine), at four times the
@@ -54,13 +54,6 @@ class FlippedSegmenter:
     def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
         """Decode the averaged fields as the model does its own."""
         return self.inner.decode(fields, valid)
-
-    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
-        """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
-        fields = self.forward(chips)
-        return [
-            self.decode({k: v[i] for k, v in fields.items()}, valid[i]) for i in range(len(chips))
-        ]
 
 
 def with_tta(model: Segmenter, tta: str) -> Segmenter:

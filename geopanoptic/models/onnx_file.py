@@ -23,10 +23,10 @@ from geopanoptic.errors import CheckpointError, ConfigError, nearest_name
 from geopanoptic.models.card import CARD_VERSION, ModelCard
 from geopanoptic.models.checkpoint import KEY, weights_digest
 from geopanoptic.models.chips import padded_chips
-from geopanoptic.models.decode import decoder_of
+from geopanoptic.models.decode import DecodesFields, decoder_of
 from geopanoptic.models.engines import ONNX, Engine
 from geopanoptic.models.engines.runners import GraphSource, Runner, open_runner
-from geopanoptic.models.segmenter import Fields, Segmented
+from geopanoptic.models.segmenter import Fields
 from geopanoptic.models.smoothing import smooth
 
 MAX_BYTES = 2 * 2**30  # protobuf's own limit
@@ -156,7 +156,7 @@ def _check_promise(path: Path, model: Any, card: ModelCard) -> None:
         )
 
 
-class OnnxSegmenter:
+class OnnxSegmenter(DecodesFields):
     """A Segmenter (see `segmenter.Segmenter`) on an ONNX graph with a card."""
 
     def __init__(self, card: ModelCard, run: Runner) -> None:
@@ -193,17 +193,6 @@ class OnnxSegmenter:
             for semantic in fields["semantic"]:
                 smooth(semantic, self._stuff, self._smooth_px)
         return fields
-
-    def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
-        """Decode the fields of one tile (no leading axis); see `decode`."""
-        return self.decoder.decode(fields, valid)
-
-    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
-        """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
-        fields = self.forward(chips)
-        return [
-            self.decode({k: v[i] for k, v in fields.items()}, valid[i]) for i in range(len(chips))
-        ]
 
 
 def load_onnx(path: Path, engine: Engine, threads: int) -> OnnxSegmenter:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from geopanoptic.errors import CheckpointError
 from geopanoptic.models.card import ModelCard
 from geopanoptic.models.engines import PAIR
-from geopanoptic.models.segmenter import Fields, Segmented, Segmenter
+from geopanoptic.models.segmenter import Fields, Segmented, Segmenter, TwoHalves
 from geopanoptic.schema import LabelSchema
 
 PLUS = " + "
@@ -77,7 +77,7 @@ def _things(stuff: ModelCard, things: ModelCard) -> list[Any]:
     return [c if c.id in keep else replace(c, id=next(free)) for c in things.schema.things]
 
 
-class PairSegmenter:
+class PairSegmenter(TwoHalves):
     """A Segmenter (see `segmenter.Segmenter`) of two others."""
 
     def __init__(self, stuff: Segmenter, things: Segmenter) -> None:
@@ -100,13 +100,6 @@ class PairSegmenter:
         )
         score = np.where(above.instance > 0, above.score, below.score)
         return Segmented(below.stuff, above.instance, self._class_of[above.class_of], score)
-
-    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
-        """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
-        fields = self.forward(chips)
-        return [
-            self.decode({k: v[i] for k, v in fields.items()}, valid[i]) for i in range(len(chips))
-        ]
 
 
 def _named(fields: Fields, prefix: str) -> Fields:

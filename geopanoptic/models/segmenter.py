@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -41,3 +42,22 @@ class Segmenter(Protocol):
     def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented: ...
 
     def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]: ...
+
+
+class TwoHalves(ABC):
+    """What makes a Segmenter of `forward` and `decode`: both, one after the other."""
+
+    @abstractmethod
+    def forward(self, chips: npt.NDArray[Any]) -> Fields:
+        """Run the network; see `Segmenter`."""
+
+    @abstractmethod
+    def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
+        """Decode the fields of one tile; see `Segmenter`."""
+
+    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
+        """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
+        fields = self.forward(chips)
+        return [
+            self.decode({k: v[i] for k, v in fields.items()}, valid[i]) for i in range(len(chips))
+        ]

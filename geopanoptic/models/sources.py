@@ -173,7 +173,8 @@ class HubDirectory:
 
     def load(self, place: Place) -> Segmenter:
         from geopanoptic.models.systems.hugging_face import from_directory
-        from geopanoptic.models.systems.segmenter import MaskSegmenter, on_device
+        from geopanoptic.models.systems.segmenter import MaskSegmenter
+        from geopanoptic.models.torch_segmenter import on_device
 
         card = self.card()
         net = from_directory(self.folder, card)

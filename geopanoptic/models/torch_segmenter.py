@@ -6,21 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from geopanoptic.errors import CheckpointError, SceneError
+from geopanoptic.errors import CheckpointError
 from geopanoptic.models.card import ModelCard
 from geopanoptic.models.checkpoint import read_header, read_tensors
-from geopanoptic.models.decode import decoder_of
+from geopanoptic.models.chips import padded_chips
+from geopanoptic.models.decode import DecodesFields, decoder_of
 from geopanoptic.models.dense import DenseArgs, build_dense
 from geopanoptic.models.fields import FieldLayout
 from geopanoptic.models.fold import fold_batch_norm
-from geopanoptic.models.segmenter import Fields, Segmented
-
-STRIDE = 32  # of the encoder; chips are mirrored out to a multiple of it
+from geopanoptic.models.segmenter import Fields
 
 
 def network_of(card: ModelCard) -> nn.Module:
@@ -42,10 +40,8 @@ def load_torch(path: Path, device: str = "cpu", threads: int | None = None) -> T
     net = network_of(header.card)
     tensors = read_tensors(path, header)
     fill(net, tensors, str(path))
-    if threads is not None:
-        torch.set_num_threads(threads)
     net = fold_batch_norm(net, len(header.card.bands))
-    return TorchSegmenter(header.card, net, _device(device))
+    return TorchSegmenter(header.card, net, on_device(device, threads))
 
 
 def fill(net: nn.Module, tensors: Mapping[str, npt.NDArray[Any]], where: str) -> None:
@@ -65,6 +61,13 @@ def fill(net: nn.Module, tensors: Mapping[str, npt.NDArray[Any]], where: str) ->
     net.load_state_dict(filled)
 
 
+def on_device(device: str, threads: int | None) -> torch.device:
+    """Return the torch device of a name, with so many threads of this process."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return _device(device)
+
+
 def _device(name: str) -> torch.device:
     """Return the torch device of `auto`, `cpu`, `cuda` or `cuda:1`."""
     if name == "auto":
@@ -78,7 +81,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-class TorchSegmenter:
+class TorchSegmenter(DecodesFields):
     """A Segmenter (see `segmenter.Segmenter`) on a torch network with the `dense` fields.
 
     Fields of `forward`: see `fields`.
@@ -96,28 +99,9 @@ class TorchSegmenter:
 
     def forward(self, chips: npt.NDArray[Any]) -> Fields:
         """Run the network on chips (n, band, h, w), uint8 or float32, in the card's value range."""
-        if chips.ndim != 4 or chips.shape[1] != len(self.card.bands):
-            raise SceneError(
-                f"chips have shape {chips.shape}; the model '{self.card.name}' takes "
-                f"(n, {len(self.card.bands)}, rows, cols): {', '.join(self.card.bands)}"
-            )
-        rows, cols = chips.shape[2:]
-        pads = [(0, 0), (0, 0), (0, -rows % STRIDE), (0, -cols % STRIDE)]
-        if any(b for _, b in pads):
-            chips = np.pad(chips, pads, mode="symmetric")
+        chips, (rows, cols) = padded_chips(chips, self.card, None)
         with torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(chips)).to(self.device)
+            x = torch.from_numpy(chips).to(self.device)
             x = x.to(dtype=torch.float32, memory_format=torch.channels_last)
             y = self.net((x - self._mean) * self._scale)[..., :rows, :cols]
             return {name: field.cpu().numpy() for name, field in self.layout(y).items()}
-
-    def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
-        """Decode the fields of one tile (no leading axis); see `decode`."""
-        return self.decoder.decode(fields, valid)
-
-    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
-        """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
-        fields = self.forward(chips)
-        return [
-            self.decode({k: v[i] for k, v in fields.items()}, valid[i]) for i in range(len(chips))
-        ]

@@ -12,14 +12,14 @@ import numpy.typing as npt
 from geopanoptic.models.card import ModelCard
 from geopanoptic.models.checkpoint import read_header, read_tensors
 from geopanoptic.models.chips import padded_chips
-from geopanoptic.models.decode import decoder_of
+from geopanoptic.models.decode import DecodesFields, decoder_of
 from geopanoptic.models.engines import Engine
 from geopanoptic.models.engines.runners import Runner, exported, open_runner
-from geopanoptic.models.segmenter import Fields, Segmented
+from geopanoptic.models.segmenter import Fields
 from geopanoptic.models.smoothing import SMOOTH_PX, smooth
 
 
-class GraphSegmenter:
+class GraphSegmenter(DecodesFields):
     """A Segmenter (see `segmenter.Segmenter`) on OpenVINO or ONNX Runtime.
 
     Law: the fields are those of `TorchSegmenter` up to the engine's rounding.
@@ -41,17 +41,6 @@ class GraphSegmenter:
         for semantic in fields["semantic"]:
             smooth(semantic, self._stuff, SMOOTH_PX)
         return fields
-
-    def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
-        """Decode the fields of one tile (no leading axis); see `decode`."""
-        return self.decoder.decode(fields, valid)
-
-    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
-        """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
-        fields = self.forward(chips)
-        return [
-            self.decode({k: v[i] for k, v in fields.items()}, valid[i]) for i in range(len(chips))
-        ]
 
 
 def load_graph(path: Path, engine: Engine, threads: int | None) -> GraphSegmenter:

@@ -31,7 +31,6 @@ _CLASSES = {
     "hf_eomt": ("EomtConfig", "EomtForUniversalSegmentation"),
     "hf_detr": ("DetrConfig", "DetrForSegmentation"),
 }
-WEIGHTS = "model.safetensors"
 
 
 def build(card: ModelCard) -> QueryNetwork:

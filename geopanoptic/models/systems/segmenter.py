@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,9 @@ from geopanoptic.models.card import ModelCard
 from geopanoptic.models.checkpoint import read_header, read_tensors
 from geopanoptic.models.chips import padded_chips
 from geopanoptic.models.fusion import FusionRules, MaskSet, by_queries, decode_rasters, paste
-from geopanoptic.models.segmenter import Fields, Segmented
+from geopanoptic.models.segmenter import Fields, Segmented, TwoHalves
 from geopanoptic.models.systems import SYSTEMS
-from geopanoptic.models.torch_segmenter import _device, fill
+from geopanoptic.models.torch_segmenter import fill, on_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,6 @@ class Answer:
 
     masks: MaskSet
     semantic: Mapping[int, npt.NDArray[np.float32]] = field(default_factory=dict)
-
-
-class MaskNetwork(Protocol):
-    """A network of this room. `window`: the one size (a side) it takes, None for any."""
-
-    window: int | None
-
-    def answer(self, chips: torch.Tensor) -> list[Answer]: ...
 
 
 def build(card: ModelCard) -> nn.Module:
@@ -59,14 +51,7 @@ def load_masks(path: Path, device: str = "cpu", threads: int | None = None) -> M
     return MaskSegmenter(header.card, net, on_device(device, threads))
 
 
-def on_device(device: str, threads: int | None) -> torch.device:
-    """Return the torch device of a name, with so many threads of this process."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return _device(device)
-
-
-class MaskSegmenter:
+class MaskSegmenter(TwoHalves):
     """A Segmenter (see `segmenter.Segmenter`) on a network that answers with masks.
 
     The masks are fused in `forward`, so that its fields are rasters (see `fusion.Canvas`).
@@ -107,10 +92,3 @@ class MaskSegmenter:
     def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
         """Decode the rasters of one tile; see `fusion.decode_rasters`."""
         return decode_rasters(fields, valid, self.rules)
-
-    def segment(self, chips: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[Segmented]:
-        """Run and decode chips (n, band, h, w) with valid pixels (n, h, w)."""
-        fields = self.forward(chips)
-        return [
-            self.decode({k: v[i] for k, v in fields.items()}, valid[i]) for i in range(len(chips))
-        ]
