@@ -202,7 +202,7 @@ def test_a_silent_lease_is_taken_over_and_its_old_holder_notices(
     monkeypatch.setattr(lease, "BEAT_S", 0.1)
     old = opened(root, tmp_path)
     fs, path = objects.file_system(root)
-    monkeypatch.setattr(lease, "_process_lives", lambda pid: False)  # the machine was asleep
+    monkeypatch.setattr(lease, "process_lives", lambda pid: False)  # the machine was asleep
     with opened(root, tmp_path) as new:
         assert fs.find(f"{path}/lock") == [f"{path}/lock/000002"]
         deadline = time.monotonic() + 10

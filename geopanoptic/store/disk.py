@@ -157,3 +157,16 @@ def replace(temporary: Path, final: Path) -> None:
     _operation("replace")
     temporary.replace(final)
     fsync_path(final.parent)
+
+
+def process_lives(pid: int) -> bool:
+    """Tell whether a process of this host is alive, be it another user's."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -18,6 +18,7 @@ import uuid
 from typing import Any
 
 from geopanoptic.errors import StoreError
+from geopanoptic.store.disk import process_lives
 from geopanoptic.store.objects import object_errors, put, put_new
 
 log = logging.getLogger("geopanoptic.store")
@@ -122,18 +123,8 @@ def _remove(fs: Any, path: str) -> None:
 
 def _is_alive(held: dict[str, Any]) -> bool:
     if held.get("host") == socket.gethostname():
-        return _process_lives(int(held.get("pid", 0)))
+        return process_lives(int(held.get("pid", 0)))
     return time.time() - float(held.get("beat", 0)) < STALE_S
-
-
-def _process_lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid > 0
 
 
 def _said(held: dict[str, Any]) -> str:

@@ -133,18 +133,8 @@ def _sweep_dead(final: Path) -> None:
     mine = re.compile(re.escape(f".{final.name}.") + host + r"-(\d+)-\d+\.tmp")
     for path in final.parent.iterdir():
         match = mine.fullmatch(path.name)
-        if match and not _alive(int(match[1])):
+        if match and not disk.process_lives(int(match[1])):
             aside = path / (final.name + ".old")
             if _present(aside) and not _present(final):
                 aside.rename(final)
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
