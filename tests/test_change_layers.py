@@ -64,6 +64,10 @@ def test_every_layer_has_its_rows_columns_and_style(tmp_path: Path) -> None:
     assert list(zip(links["before_id"], links["after_id"], strict=True)) == [
         (1, "a"), (2, "b"), (2, "c")
     ]  # fmt: skip
+    assert [g is None or g.is_empty for g in links.geometry] == [True, False, False], (
+        "the first pair lies at one place: no line"
+    )
+    assert shapely.is_valid(links.geometry[1:].values).all()
     assert links["frac_after"].tolist() == pytest.approx([1.0, 1.0, 1.0])
     assert links["frac_before"].tolist() == pytest.approx([1.0, 0.4, 0.5])
     assert len(found.events.links) == 3

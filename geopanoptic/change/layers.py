@@ -206,7 +206,15 @@ def _link_batches(found: Dated) -> Iterator[pa.RecordBatch]:
         ends = np.stack(
             [_centres(found.before.geometry[b]), _centres(found.after.geometry[a])], axis=1
         )
-        yield _batch(spec, columns, shapely.linestrings(ends))
+        yield _batch(spec, columns, _lines(ends))
+
+
+def _lines(ends: npt.NDArray[np.float64]) -> Geometries:
+    """Join ends (n, 2, 2) by lines; parts at one place get none: a line needs a length."""
+    made = np.full(len(ends), None, object)
+    apart = (ends[:, 0] != ends[:, 1]).any(axis=1)
+    made[apart] = shapely.linestrings(ends[apart])
+    return made
 
 
 def _centres(geometry: Geometries) -> npt.NDArray[np.float64]:

@@ -189,8 +189,12 @@ def _verify(db: sqlite3.Connection, specs: list[LayerSpec], counts: Mapping[str,
         if spec.geometry_type is None:
             continue
         (indexed,) = db.execute(f'SELECT count(*) FROM "rtree_{spec.name}_{GEOMETRY}"').fetchone()
-        if indexed != found:
-            raise StoreError(f"layer '{spec.name}' has {found} rows but {indexed} in its index")
+        placed = f'SELECT count(*) FROM "{spec.name}" WHERE {GEOMETRY} IS NOT NULL'
+        (drawn,) = db.execute(placed).fetchone()
+        if indexed != drawn:
+            raise StoreError(
+                f"layer '{spec.name}' has {drawn} geometries but {indexed} in its index"
+            )
 
 
 def _remove(path: Path) -> None:
