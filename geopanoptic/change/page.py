@@ -7,16 +7,12 @@ from html import escape
 from typing import Any
 
 from geopanoptic.change.objects import STATUSES
+from geopanoptic.report.style import TABLES_STYLE
 from geopanoptic.report.swipe import SWIPE_STYLE, Overlay, Slide, swipe
 
 Report = Mapping[str, Any]
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #eee}
-td:first-child,th:first-child{text-align:left}
 .same{outline:2px solid #8888}.note{color:#8a4b00}.quiet{color:#666;font-size:.9rem}
 .wide{overflow-x:auto}
 """
@@ -110,7 +106,7 @@ def page(report: Report, slides: Sequence[Slide], overlays: Sequence[Overlay],
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width'>",
-        f"<title>Change</title><style>{_STYLE}{SWIPE_STYLE}</style>",
+        f"<title>Change</title><style>{TABLES_STYLE}{_STYLE}{SWIPE_STYLE}</style>",
         "<h1>What has changed?</h1>",
         f"<p>{escape(report['before']['name'])} ({escape(names[0])}) against "
         f"{escape(report['after']['name'])} ({escape(names[1])})</p>",

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from geopanoptic.report.style import TABLES_STYLE
+
 if TYPE_CHECKING:
     from geopanoptic.evaluate.run import Evaluation
 
@@ -113,11 +115,6 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #eee}
-td:first-child,th:first-child{text-align:left}
 .bar{background:#eee;height:.9rem;width:20rem;position:relative}
 .bar i{display:block;height:100%;background:#2b83ba}
 .bar b{position:absolute;top:.3rem;height:.3rem;background:#0006}
@@ -140,7 +137,7 @@ def page(found: Evaluation, image: str | None = None) -> str:
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width'>",
-        f"<title>Evaluation</title><style>{_STYLE}</style>",
+        f"<title>Evaluation</title><style>{TABLES_STYLE}{_STYLE}</style>",
         "<h1>How good is the map?</h1>",
         f"<p>{escape(names + more)}</p>",
         *(f"<p>{escape(line)}</p>" for line in headline(result)),
