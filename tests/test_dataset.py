@@ -22,6 +22,7 @@ from geopanoptic.dataset import (
     expand,
 )
 from geopanoptic.dataset import prepare_source as prepare
+from geopanoptic.dataset.augment import augment_objects
 from geopanoptic.dataset.boxes import paint_boxes, read_yolo
 from geopanoptic.dataset.chips import cut_chip
 from geopanoptic.dataset.planes import set_of
@@ -191,6 +192,26 @@ def test_beyond_the_source_labels_are_void() -> None:
     assert (chip[3][~inside] == EVERYTHING).all()
     assert (chip[4][~inside] == 0).all()
     assert (chip[:3] == 7).all()
+
+
+def test_instances_ground_and_patches_of_it_are_tinted_apart() -> None:
+    ids = torch.zeros((80, 80), dtype=torch.int32)
+    ids[10:30, 10:30], ids[50:70, 40:75] = 1, 2
+    image = torch.full((3, 80, 80), 0.5)
+    seen = {"the roof alone": 0, "all the ground": 0, "a patch": 0, "nothing": 0}
+    for seed in range(100):
+        made = augment_objects(image, ids, np.random.default_rng(seed))
+        assert made.shape == image.shape
+        assert 0 <= float(made.min()) <= float(made.max()) <= 1
+        assert torch.equal(made, augment_objects(image, ids, np.random.default_rng(seed)))
+        kept = (made == 0.5).all(dim=0)
+        roof, ground = kept[11:29, 11:29], kept[ids == 0]
+        seen["the roof alone"] += not roof.any() and bool(ground.float().mean() > 0.9)
+        seen["all the ground"] += not ground.any() and bool(roof.all())
+        seen["a patch"] += bool(0.5 < ground.float().mean() < 0.95) and bool(roof.all())
+        seen["nothing"] += bool(kept.all())
+    assert (image == 0.5).all(), "the image given is left as it was"
+    assert all(n > 1 for n in seen.values()), seen
 
 
 def test_chips_depend_on_seed_and_number_alone(scene: Path) -> None:

@@ -1,4 +1,9 @@
-"""Radiometric augmentation of one chip: a float image (band, h, w) in 0..1 in, the same out."""
+"""Radiometric augmentation of one chip: a float image (band, h, w) in 0..1 in, the same out.
+
+Few places make a network learn what colours roofs and ground have *there*. So single instances,
+all the ground, and patches of ground that are nothing are tinted on their own: what is left to
+learn from is texture, form and shadow.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +39,55 @@ def _haze(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     coarse = torch.tensor(rng.random((1, 1, 3, 3)), dtype=x.dtype) * float(rng.uniform(0.2, 0.7))
     veil = F.interpolate(coarse, size=x.shape[-2:], mode="bilinear", align_corners=True)[0]
     return x * (1 - veil) + veil * float(rng.uniform(0.75, 1.0))
+
+
+def augment_objects(
+    image: torch.Tensor, ids: torch.Tensor, rng: np.random.Generator
+) -> torch.Tensor:
+    """Tint instances, the ground and patches of it apart; now and then cast a shadow.
+
+    `ids` (h, w) numbers the instances, 0 elsewhere. Labels hold as they are: a tinted patch of
+    ground is ground, and a tinted roof a roof, so no edge of a tint tells what lies inside.
+    """
+    x, ground = image, ids == 0
+    if rng.random() < 0.3:
+        x = _tint(x, ground, rng, 0.15)
+    if rng.random() < 0.5:
+        for i in torch.unique(ids[~ground]).tolist():
+            if rng.random() < 0.5:
+                x = _tint(x, ids == i, rng, 0.25)
+    if rng.random() < 0.3:
+        for _ in range(int(rng.integers(1, 6))):
+            x = _tint(x, _rectangle(ids.shape, rng, (8, 70)) & ground, rng, 0.25)
+    if rng.random() < 0.15:
+        shade = _soft(_rectangle(ids.shape, rng, (20, 200)))
+        x = x * (1 - shade * float(rng.uniform(0.3, 0.7)))
+    return x.clamp(0, 1)
+
+
+def _tint(
+    x: torch.Tensor, where: torch.Tensor, rng: np.random.Generator, sigma: float
+) -> torch.Tensor:
+    """Multiply the bands by factors of their own where the mask is, softly at its edge."""
+    factors = np.exp(rng.normal(0, sigma, (len(x), 1, 1)) + rng.normal(0, sigma))
+    return x * (1 + _soft(where) * torch.tensor(factors - 1, dtype=x.dtype))
+
+
+def _soft(where: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(where.float()[None], 3, 1, 1, count_include_pad=False)
+
+
+def _rectangle(
+    shape: tuple[int, ...], rng: np.random.Generator, sides_px: tuple[int, int]
+) -> torch.Tensor:
+    """Return a mask (h, w): a turned rectangle somewhere, of sides within `sides_px`."""
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    r, c = rows - rng.uniform(0, shape[0]), cols - rng.uniform(0, shape[1])
+    angle = rng.uniform(0, np.pi)
+    half = np.exp(rng.uniform(*np.log(sides_px), 2)) / 2
+    along = np.abs(r * np.cos(angle) + c * np.sin(angle)) <= half[0]
+    across = np.abs(c * np.cos(angle) - r * np.sin(angle)) <= half[1]
+    return torch.from_numpy(along & across)
 
 
 def augment_sharpness(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from geopanoptic.dataset.augment import augment_colour, augment_sharpness
+from geopanoptic.dataset.augment import augment_colour, augment_objects, augment_sharpness
 from geopanoptic.dataset.planes import Planes, is_exactly
 from geopanoptic.dataset.sources import LEVELS, SourceArray, level_path, step_m
 from geopanoptic.dataset.targets import ZERO
@@ -86,15 +86,17 @@ class ChipSet(torch.utils.data.Dataset[Chip]):
         """Augment the image and turn the distance bytes into chip pixels."""
         planes = self.settings.planes
         image = chip[: planes.n_bands] / 255
-        if self.settings.augment:
-            image = augment_sharpness(augment_colour(image, rng), rng)
         low, high = chip[planes.ids]
+        ids = (low + 256 * high).int()
+        if self.settings.augment:
+            image = augment_objects(image, ids, rng)
+            image = augment_sharpness(augment_colour(image, rng), rng)
         return Chip(
             (image * 255).round().byte(),
             chip[planes.sets].byte(),
             (chip[planes.signed] - ZERO) * step_px,
             chip[planes.second] * step_px,
-            (low + 256 * high).int(),
+            ids,
         )
 
 
