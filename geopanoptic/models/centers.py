@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from geopanoptic.models.decode import ThingRows, answer, classified
 from geopanoptic.models.segmenter import Fields, Segmented
@@ -84,6 +83,8 @@ class ComponentsDecoder:
 
 def _tops(center: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Mark the pixels that are the highest of the NMS_PX x NMS_PX around them."""
+    from scipy import ndimage
+
     highest = ndimage.maximum_filter(center, NMS_PX, mode="constant", cval=0.0)
     tops, n = ndimage.label((center == highest) & (center > 0), np.ones((3, 3)))
     out = np.zeros(center.shape, bool)

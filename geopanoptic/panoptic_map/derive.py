@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from geopanoptic.grid import Shape, TileGrid, Window
-from geopanoptic.metrics.count import CLASS_LABEL, ClassCode, PanopticCount, Sides
-from geopanoptic.metrics.overlap import Overlap, Rules
 from geopanoptic.schema import NODATA, VOID, LabelSchema
 from geopanoptic.segments import SegmentTable
+
+if TYPE_CHECKING:
+    from geopanoptic.metrics.count import ClassCode
 
 Read = Callable[[Window], tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]]
 BLOCK = 2048
@@ -24,6 +26,8 @@ def blocks(shape: Shape, size: int = BLOCK) -> Iterator[Window]:
 
 def own_code(schema: LabelSchema, stuff_ids: bool = False) -> ClassCode:
     """Return the code of a map's own class values; `stuff_ids`: stuff has segments of its own."""
+    from geopanoptic.metrics.count import ClassCode
+
     with_id = [c.id for c in schema.classes if c.is_thing or stuff_ids]
     return ClassCode.of({c.id: c.id for c in schema.classes}, with_id, (NODATA, VOID))
 
@@ -33,6 +37,10 @@ def derive_segments(shape: Shape, read: Read, schema: LabelSchema) -> SegmentTab
 
     `touches_edge`: the segment meets the raster's rim or a nodata pixel.
     """
+    # maps are opened far more often than their tables are counted anew
+    from geopanoptic.metrics.count import CLASS_LABEL, PanopticCount, Sides
+    from geopanoptic.metrics.overlap import Overlap, Rules
+
     code = own_code(schema)
     sides = Sides(code, code, max(schema.ids, default=1))
     counts, at_edge = PanopticCount.tally(), set[int]()

@@ -94,6 +94,27 @@ def _unite(parent: Ints, a: int, b: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
+def joined(n: int, a: Longs, b: Longs) -> Longs:
+    """Return the component number of each of `n` parts of which pairs (a, b) are one.
+
+    Components are numbered by their first part.
+    """
+    parent = np.arange(n)
+    for k in range(len(a)):
+        _unite(parent, a[k], b[k])
+    number = np.empty(n, np.int64)
+    count = 0
+    for k in range(n):
+        if parent[k] == k:
+            number[k] = count
+            count += 1
+        else:
+            # a parent is a lower number, so it has its component already
+            number[k] = number[parent[k]]
+    return number
+
+
+@numba.njit(cache=True, nogil=True)
 def renumber(flat: Ints, lut: Ints) -> None:
     """Replace every positive value of `flat` by its entry in `lut`, in place."""
     for i in range(flat.size):

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import shapely
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from geopanoptic.errors import ConfigError
 from geopanoptic.polygons.batch import PolygonBatch
+from geopanoptic.polygons.kernels import joined
 from geopanoptic.polygons.regularize_conflicts import SIMPLE, Outlines, cheapest, settle
 from geopanoptic.polygons.regularize_fit import (
     MOST_LINES,
@@ -131,8 +130,7 @@ def _simplified(batch: PolygonBatch, plain: Geometries, tolerance_px: float) -> 
     overlap where it nearly touched; `settle` looks for that.
     """
     a, b, _ = shared_walls(batch)
-    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(batch), len(batch)))
-    _, part = connected_components(graph, directed=False)
+    part = joined(len(batch), np.asarray(a, np.int64), np.asarray(b, np.int64))
     order = np.argsort(part, kind="stable")
     starts = np.flatnonzero(np.diff(part[order], prepend=-1))
     lots = starts[np.flatnonzero(np.diff(starts // _LOT, prepend=-1))]

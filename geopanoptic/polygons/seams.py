@@ -14,8 +14,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from geopanoptic.grid import TileGrid, Window
 from geopanoptic.polygons import kernels
@@ -218,6 +216,4 @@ def _join(grid: TileGrid, borders: list[Border], labels: Ints) -> Longs:
     a, b = a[both] - 1, b[both] - 1
     same = labels[a] == labels[b]
     a, b = a[same], b[same]
-    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(labels), len(labels)))
-    _, root = connected_components(graph, directed=False)
-    return np.asarray(root, np.int64)
+    return kernels.joined(len(labels), a.astype(np.int64), b.astype(np.int64))

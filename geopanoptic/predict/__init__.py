@@ -5,12 +5,27 @@ run, dry_run       the same for the command line, with every noun spelled out
 predict_array      an array in memory, for notebooks
 """
 
-from geopanoptic.predict.arrays import predict_array
-from geopanoptic.predict.door import predict
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from geopanoptic.predict.run import Execution, Outcome, RunRecord, dry_run, run
-from geopanoptic.predict.seams import seam_report
 from geopanoptic.predict.settings import PredictSettings, Products
-from geopanoptic.predict.speed import speed_report
+
+if TYPE_CHECKING:
+    from geopanoptic.predict.arrays import predict_array as predict_array
+    from geopanoptic.predict.door import predict as predict
+    from geopanoptic.predict.seams import seam_report as seam_report
+    from geopanoptic.predict.speed import speed_report as speed_report
+
+# name -> its module, imported on first use: the command line needs none of them
+_ON_USE = {
+    "predict": "door",
+    "predict_array": "arrays",
+    "seam_report": "seams",
+    "speed_report": "speed",
+}
 
 __all__ = [
     "Execution",
@@ -25,3 +40,9 @@ __all__ = [
     "seam_report",
     "speed_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ON_USE[name]}"), name)

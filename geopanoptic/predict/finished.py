@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geopanoptic import __version__
 from geopanoptic.predict.plan import Plan
-from geopanoptic.predict.rasters import Rasters
-from geopanoptic.stitch import SeamCounts
+
+if TYPE_CHECKING:
+    from geopanoptic.predict.rasters import Rasters
+    from geopanoptic.stitch import SeamCounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,10 @@ from geopanoptic.predict.infer import (
 from geopanoptic.predict.join import Ids, core_region, number_ids, resolve_ids, seam_region
 from geopanoptic.predict.memory import Need, within_memory
 from geopanoptic.predict.plan import Plan, estimate, make_plan
-from geopanoptic.predict.publish import publish
 from geopanoptic.predict.rasters import Rasters, write_rasters
 from geopanoptic.predict.settings import PredictSettings, Products
 from geopanoptic.raster import Scene
 from geopanoptic.store import check_output, open_job
-from geopanoptic.vector import regular_classes
 from geopanoptic.workers import Engine, EngineSpec, open_engine, trim_heap
 from geopanoptic.workers.spec import chosen_gpus
 
@@ -114,7 +114,10 @@ def run(
         record.engine = str(plan.engine)
         if products.classes is not None:
             plan.card.schema.subset(products.classes)  # an unknown class is refused here
-        regular_classes(plan.card.schema, products.regularize)  # refused where there are none
+        if products.regularize:
+            from geopanoptic.vector import regular_classes
+
+            regular_classes(plan.card.schema, products.regularize)  # refused where there are none
         if products.simplify_m is not None:
             plan.scene.georef.need_metres("--simplify")
         for path in products.of_kind("vector"):
@@ -183,8 +186,11 @@ def _work(
 ) -> tuple[Path, ...]:
     if execution.engine.workers == 0 and execution.engine.scheduler is None:
         warm_up(plan)
-    with record.stage("infer"):
-        _infer(plan, execution, engine, record)
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+        # what only the last stage needs is imported while the network runs
+        writing = ahead.submit(import_module, "geopanoptic.predict.publish")
+        with record.stage("infer"):
+            _infer(plan, execution, engine, record)
     trim_heap(0)  # the network's memory is not needed any more
     with record.stage("seam"):
         _each(engine, partial(seam_region, plan), plan, execution, "seam")
@@ -199,7 +205,8 @@ def _work(
         record.failed_tiles |= ids.failed
         record.counts |= _counts(plan, rasters, ids)
         finished = Finished(plan, rasters, ids.seams, run_facts(plan, record.facts()))
-        return publish(finished, products)
+        paths: tuple[Path, ...] = writing.result().publish(finished, products)
+        return paths
 
 
 def _counts(plan: Plan, rasters: Rasters, ids: Ids) -> dict[str, Any]:

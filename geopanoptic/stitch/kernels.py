@@ -18,6 +18,29 @@ def _root(parent: Any, i: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
+def components(n: int, i: Any, j: Any) -> Any:
+    """Return the component number of each of `n` nodes joined by edges (i, j); int64, shape (n,).
+
+    Components are numbered by their lowest node. (As scipy's do, but without a quarter of a second
+    to import them.)
+    """
+    parent = np.arange(n)
+    for k in range(len(i)):
+        a, b = _root(parent, i[k]), _root(parent, j[k])
+        parent[max(a, b)] = min(a, b)
+    number = np.empty(n, np.int64)
+    count = 0
+    for k in range(n):
+        root = _root(parent, k)
+        if root == k:
+            number[k] = count
+            count += 1
+        else:
+            number[k] = number[root]
+    return number
+
+
+@numba.njit(cache=True, nogil=True)
 def cc4(labels: Any) -> Any:
     """Number the 4-connected components of equal non-zero labels in raster order.
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from geopanoptic.grid import TileGrid
 from geopanoptic.stitch.facts import SegmentFacts, Views, count
+from geopanoptic.stitch.kernels import components
 from geopanoptic.stitch.ownership import centre_tile, owners
 from geopanoptic.stitch.tables import CORE, DROP, PAINT, SAME, Meetings, NodeTable, SeamTable
 
@@ -132,7 +131,7 @@ def _one_view_each(
     twice = among[pairs.i] & among[pairs.j] & (pairs.pixels >= DUPLICATE_SHARE * smaller)
     i, j = pairs.i[twice], pairs.j[twice]
     members = np.unique(np.concatenate([i, j]))
-    group = _components(len(members), np.searchsorted(members, i), np.searchsorted(members, j))
+    group = components(len(members), np.searchsorted(members, i), np.searchsorted(members, j))
     owner = owners(group, nodes.tile[members], nodes.bbox[members], grid)
     return members, nodes.tile[members] == owner[group]
 
@@ -176,20 +175,11 @@ def _seen_as(nodes: NodeTable, pairs: Meetings, whole: Mask, gid: Ints) -> Ints:
     return seen_as
 
 
-def _components(n: int, i: Ints, j: Ints) -> npt.NDArray[np.int64]:
-    """Return the component number of each of `n` nodes joined by edges (i, j)."""
-    if n == 0:
-        return np.zeros(0, np.int64)
-    ones = np.ones(len(i), np.int8)
-    graph = coo_array((ones, (i, j)), shape=(n, n))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
-
-
 def _least_of_component(n: int, i: Ints, j: Ints) -> Ints:
     """Return for each of `n` nodes the lowest node of its component under edges (i, j)."""
     least = np.arange(n, dtype=np.int64)
     members = np.unique(np.concatenate([i, j]))
-    group = _components(len(members), np.searchsorted(members, i), np.searchsorted(members, j))
+    group = components(len(members), np.searchsorted(members, i), np.searchsorted(members, j))
     lowest = np.full(int(group.max(initial=-1)) + 1, n, np.int64)
     np.minimum.at(lowest, group, members)
     least[members] = lowest[group]
