@@ -54,4 +54,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if made.returncode:
         pytest.skip(f"cannot mount a tmpfs here: {made.stderr.strip()}")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    # lazily: a reader of this process may still hold a file that lay there
+    subprocess.run(["umount", "-l", str(place)], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from geopanoptic.errors import StoreError
-from geopanoptic.store import atomic_output, check_output, check_space
+from geopanoptic.store import atomic_output, atomic_outputs, check_output, check_space
 
 SUFFIXES = {".gpkg", ".tif", ".panoptic"}
 
@@ -129,6 +130,49 @@ def test_too_little_space_is_said_with_both_numbers(tmp_path: Path) -> None:
     check_space(tmp_path / "not" / "yet", 1)
     with pytest.raises(StoreError, match=r"about 1000000\.00 GB needed, [\d.]+ [GM]B free"):
         check_space(tmp_path, 10**15)
+
+
+def test_a_disk_that_fills_up_while_the_caller_writes_is_said_with_the_cure(tmp_path: Path) -> None:
+    final = tmp_path / "a.html"
+    with (  # in the terms of the final place, also where the error names the hidden one
+        pytest.raises(
+            StoreError, match=r"writing .*/a\.html: No space left .* free; free some space"
+        ),
+        atomic_output(final),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(StoreError) as caught, atomic_output(final) as path:
+        raise StoreError(f"cannot write {path}: it is full")
+    assert str(caught.value) == f"cannot write {final}: it is full"
+    with pytest.raises(FileNotFoundError), atomic_output(final):
+        (tmp_path / "none").read_text()
+    assert names(tmp_path) == []
+
+
+def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+    main, other, style = (tmp_path / name for name in ("a.tif", "a.ids.tif", "a.qml"))
+    style.write_text("old")
+    with atomic_outputs([main, other], sides=[style]) as folder:
+        for path in (main, other, style):
+            (folder / path.name).write_text(path.name)
+        assert names(tmp_path)[1:] == ["a.qml"]
+        assert style.read_text() == "old"
+    assert names(tmp_path) == ["a.ids.tif", "a.qml", "a.tif"]
+    assert style.read_text() == "a.qml"
+    with pytest.raises(StoreError, match=r"a\.tif exists"), atomic_outputs([main]):
+        pass
+    main.unlink()
+    with pytest.raises(StoreError, match=r"a\.ids\.tif exists"), atomic_outputs([main, other]):
+        pass
+    with pytest.raises(KeyError), atomic_outputs([main, other], overwrite=True) as folder:  # noqa: PT012
+        (folder / "a.ids.tif").write_text("new")
+        raise KeyError
+    assert other.read_text() == "a.ids.tif"
+    with pytest.raises(StoreError, match="nothing was written"), atomic_outputs([main]):
+        pass
+    with atomic_outputs([main, other], overwrite=True) as folder:  # the others may be left out
+        (folder / "a.tif").write_text("1")
+    assert names(tmp_path) == ["a.ids.tif", "a.qml", "a.tif"]
 
 
 KILLED = """

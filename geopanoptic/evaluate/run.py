@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,17 +124,20 @@ def _paths(named: Sequence[tuple[MapLike, MapLike]]) -> list[tuple[str | Path, s
 
 
 def _written(found: Evaluation, outputs: Outputs) -> Evaluation:
-    if outputs.json is not None:
-        with atomic_output(outputs.json, outputs.overwrite) as path:
-            path.write_text(found.to_json(), encoding="utf-8")
-    if outputs.errors is not None:
-        from geopanoptic.evaluate.errors_layer import write_errors
+    """Write what is asked for; all of it appears when the last is done."""
+    with ExitStack() as stack:
 
-        with atomic_output(outputs.errors, outputs.overwrite) as path:
-            write_errors(path, found.scenes, found.polygons)
-    if outputs.html is not None:
-        from geopanoptic.evaluate.page import page
+        def place(final: Path) -> Path:
+            return stack.enter_context(atomic_output(final, outputs.overwrite))
 
-        with atomic_output(outputs.html, outputs.overwrite) as path:
-            path.write_text(page(found, outputs.image), encoding="utf-8")
+        if outputs.json is not None:
+            place(outputs.json).write_text(found.to_json(), encoding="utf-8")
+        if outputs.errors is not None:
+            from geopanoptic.evaluate.errors_layer import write_errors
+
+            write_errors(place(outputs.errors), found.scenes, found.polygons)
+        if outputs.html is not None:
+            from geopanoptic.evaluate.page import page
+
+            place(outputs.html).write_text(page(found, outputs.image), encoding="utf-8")
     return found

@@ -7,22 +7,19 @@ every image, because 2^24 of them is all a PNG can hold.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning
 
 from geopanoptic.errors import SceneError
 from geopanoptic.grid import Window
 from geopanoptic.panoptic_map import PanopticMap
-from geopanoptic.raster import gdal_env
+from geopanoptic.raster import write_png
 from geopanoptic.schema import NODATA, VOID
-from geopanoptic.store import atomic_output, check_output
+from geopanoptic.store import atomic_outputs, check_output
 
 LARGEST_PX = 16_384  # edge of one PNG; larger ones cannot be opened by common readers
 MOST_IDS = 2**24 - 1
@@ -42,19 +39,27 @@ def write_coco(panoptic: PanopticMap, final: Path, tile: int | None, *, overwrit
         )
     folder = final.with_suffix("")
     check_output(folder, overwrite=False)
+    with atomic_outputs([final, folder], overwrite) as staging:
+        pngs = staging / folder.name
+        pngs.mkdir()
+        data = _write_images(panoptic, pngs, tile)
+        (staging / final.name).write_text(json.dumps(data), encoding="utf-8")
+
+
+def _write_images(panoptic: PanopticMap, pngs: Path, tile: int | None) -> dict[str, Any]:
+    """Write the PNGs into a folder; return what the JSON says of them."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    with atomic_output(folder) as pngs:
-        pngs.mkdir()
-        for number, window in enumerate(_windows(shape, tile), start=1):
-            name = f"{folder.name}_{window.row}_{window.col}.png"
-            ids, segments = _segments(panoptic, window)
-            _write_png(pngs / name, ids)
-            images.append(
-                {"id": number, "file_name": name, "height": window.height, "width": window.width}
-            )
-            annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
-    data = {
+    for number, window in enumerate(_windows(panoptic.georef.shape, tile), start=1):
+        name = f"{pngs.name}_{window.row}_{window.col}.png"
+        ids, segments = _segments(panoptic, window)
+        colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536]).astype(np.uint8)
+        write_png(pngs / name, colours)
+        images.append(
+            {"id": number, "file_name": name, "height": window.height, "width": window.width}
+        )
+        annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
+    return {
         "info": {"description": f"geopanoptic map {panoptic.name}"},
         "images": images,
         "annotations": annotations,
@@ -63,8 +68,6 @@ def write_coco(panoptic: PanopticMap, final: Path, tile: int | None, *, overwrit
             for c in panoptic.schema.classes
         ],
     }
-    with atomic_output(final, overwrite) as temporary:
-        temporary.write_text(json.dumps(data), encoding="utf-8")
 
 
 def _windows(shape: tuple[int, int], tile: int | None) -> Iterator[Window]:
@@ -113,14 +116,3 @@ def _boxes(ids: npt.NDArray[np.int64], n: int) -> tuple[list[list[int]], npt.NDA
         np.maximum.at(high[axis], flat, places + 1)
     boxes = np.stack([low[0], low[1], high[0] - low[0], high[1] - low[1]], axis=1)[1:]
     return boxes.tolist(), np.bincount(flat, minlength=n + 1)
-
-
-def _write_png(path: Path, ids: npt.NDArray[np.int64]) -> None:
-    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536]).astype(np.uint8)
-    with gdal_env(), warnings.catch_warnings():
-        # a PNG has no place on the ground, and COCO wants none
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", driver="PNG", count=3, height=ids.shape[0], width=ids.shape[1], dtype="uint8"
-        ) as png:
-            png.write(colours)

@@ -12,7 +12,7 @@ from geopanoptic.export.opening import MapOpening
 from geopanoptic.export.packed import write_packed
 from geopanoptic.export.report import write_report
 from geopanoptic.panoptic_map import PanopticMap, polygon_layers
-from geopanoptic.store import atomic_output, check_output
+from geopanoptic.store import atomic_output, atomic_outputs, check_output
 from geopanoptic.vector import TableContext, regular_classes, write_vectors
 
 VECTORS = (".gpkg", ".parquet", ".fgb", ".geojson", ".pmtiles")
@@ -93,6 +93,8 @@ def _write_polygons(panoptic: PanopticMap, final: Path, settings: ExportSettings
         regularize=regular_classes(panoptic.schema, settings.regularize),
     )
     layers = polygon_layers(panoptic.read, panoptic.segment_table, context)
+    files = [final]
     if len(layers) > 1 and final.suffix.lower() != ".gpkg":  # one layer a file: stuff beside
-        check_output(final.with_suffix(f".stuff{final.suffix}"), settings.overwrite)
-    write_vectors(final, layers, panoptic.georef.crs, panoptic.schema)
+        files.append(final.with_suffix(f".stuff{final.suffix}"))
+    with atomic_outputs(files, settings.overwrite) as folder:
+        write_vectors(folder / final.name, layers, panoptic.georef.crs, panoptic.schema)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,47 +21,58 @@ from geopanoptic.panoptic_map import (
 from geopanoptic.predict.finished import Finished
 from geopanoptic.predict.layers import write_layers
 from geopanoptic.predict.plan import Plan
-from geopanoptic.predict.settings import Products, instances_beside
+from geopanoptic.predict.settings import Products, instances_beside, product_kind
 from geopanoptic.raster import (
     publish_cog,
     write_instances_qml,
     write_preview,
     write_score_qml,
 )
-from geopanoptic.store import atomic_output, check_output
+from geopanoptic.store import atomic_outputs
 from geopanoptic.vector import regular_classes, write_project
 
 
 def publish(finished: Finished, products: Products) -> tuple[Path, ...]:
     """Write every product of `products` from the finished rasters; return their paths.
 
-    Each product is made beside its final name, verified, and renamed: a reader never sees half of
-    one, and a failure leaves what stood there before.
+    All are made in hidden folders beside their final names, verified, and renamed when the last
+    one is done: a reader never sees half of one, and after a failure what stood there before is
+    untouched and the same command can be run again.
     """
     plan, rasters = finished.plan, finished.rasters
-    polygons: list[Path] = []  # whole-map polygons already written, to be copied
-    for path in products.of_kind("map"):
-        with atomic_output(path, products.overwrite) as folder:
-            _write_map(folder, path, finished, products)
-        polygons.append(path / "panoptic.gpkg")
-    for path in products.of_kind("raster"):
-        _write_pair(path, finished, products.overwrite)
     plain = products.classes is None and products.simplify_m is None
     plain &= not regular_classes(plan.card.schema, products.regularize)
-    for path in products.of_kind("vector"):
-        for file in products.files_of(path):
-            check_output(file, products.overwrite)
-        if plain and path.suffix == ".gpkg" and polygons:
-            with atomic_output(path, products.overwrite) as temporary:
-                shutil.copyfile(polygons[0], temporary)
-        else:
-            write_layers(path, finished, products)
-        polygons += [path] if plain and path.suffix == ".gpkg" else []
-    for path in products.of_kind("preview"):
-        with atomic_output(path, products.overwrite) as temporary:
+    polygons: list[Path] = []  # whole-map polygons already written, to be copied
+    with ExitStack() as stack:
+        # left in reverse order: the first product, entered first, gets its name last
+        made = {path: stack.enter_context(_place(path, products)) for path in products.paths}
+        for path in products.of_kind("map"):
+            _write_map(made[path], path, finished, products)
+            polygons.append(made[path] / "panoptic.gpkg")
+        for path in products.of_kind("raster"):
+            _write_pair(made[path], finished)
+        for path in products.of_kind("vector"):
+            copied = plain and path.suffix == ".gpkg"
+            if copied and polygons:
+                shutil.copyfile(polygons[0], made[path])
+            else:
+                write_layers(made[path], finished, products)
+            polygons += [made[path]] if copied else []
+        for path in products.of_kind("preview"):
             labels = (rasters.semantic, rasters.instances)
-            write_preview(temporary, plan.scene, labels, plan.card.schema)
+            write_preview(made[path], plan.scene, labels, plan.card.schema)
     return products.paths
+
+
+@contextmanager
+def _place(path: Path, products: Products) -> Iterator[Path]:
+    """Yield where to make a product of one or more files, side by side, until it is published."""
+    sides: tuple[Path, ...] = ()
+    if product_kind(path) == "raster":
+        beside = instances_beside(path)
+        sides = (beside.with_suffix(".qml"), path.with_suffix(".qml"), Path(f"{path}.aux.xml"))
+    with atomic_outputs(products.files_of(path), products.overwrite, sides) as folder:
+        yield folder / path.name
 
 
 def _write_map(folder: Path, final: Path, finished: Finished, products: Products) -> None:
@@ -101,6 +114,7 @@ def _write_rasters(folder: Path, finished: Finished, scores: bool) -> None:
     publish_cog(rasters.instances, folder / "instances.tif", overviews="nearest")
     write_instances_qml(folder / "instances.qml", int(rasters.table.id.max(initial=0)))
     if scores:
+        assert rasters.score is not None
         publish_cog(rasters.score, folder / "score.tif", overviews="nearest")
         write_score_qml(folder / "score.qml")
 
@@ -112,11 +126,9 @@ def _picture(plan: Plan) -> Path | None:
     return Path(scene.members[0]) if plain and Path(scene.members[0]).is_file() else None
 
 
-def _write_pair(path: Path, finished: Finished, overwrite: bool) -> None:
-    """Write NAME.tif and NAME.instances.tif, with their styles; `publish_cog` is atomic itself."""
+def _write_pair(path: Path, finished: Finished) -> None:
+    """Write NAME.tif and NAME.instances.tif, with their styles."""
     rasters, beside = finished.rasters, instances_beside(path)
-    for final in (path, beside):
-        check_output(final, overwrite)
     publish_cog(rasters.instances, beside, overviews="nearest")
     write_instances_qml(beside.with_suffix(".qml"), int(rasters.table.id.max(initial=0)))
     publish_cog(rasters.semantic, path, overviews="mode", palette=finished.plan.card.schema)

@@ -83,7 +83,7 @@ class Products:
         listed = list(paths)
         for path in listed:
             product_kind(path)
-        return cls(tuple(Path(p) for p in listed), **rest)  # type: ignore[arg-type]
+        return cls(tuple(dict.fromkeys(map(Path, listed))), **rest)  # type: ignore[arg-type]
 
     def files_of(self, path: Path) -> list[Path]:
         """Return every file that a product of more than one may write, itself first."""

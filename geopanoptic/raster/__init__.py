@@ -7,7 +7,7 @@
 from geopanoptic.raster.area import Area
 from geopanoptic.raster.cog import LabelReader, LabelWriter, publish_cog, read_labels
 from geopanoptic.raster.gdal import gdal_env, gdal_environment, gdal_settings
-from geopanoptic.raster.preview import Panels, jpeg_uri, read_panels, write_preview
+from geopanoptic.raster.preview import Panels, jpeg_uri, read_panels, write_png, write_preview
 from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.style import write_instances_qml, write_score_qml
 from geopanoptic.raster.working import ReadRequest, WorkingScene
@@ -28,6 +28,7 @@ __all__ = [
     "read_labels",
     "read_panels",
     "write_instances_qml",
+    "write_png",
     "write_preview",
     "write_score_qml",
 ]

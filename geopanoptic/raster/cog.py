@@ -67,7 +67,7 @@ class LabelWriter:
         self._dataset: Any = None
 
     def __enter__(self) -> Self:
-        with gdal_env(), _store_errors(self.path):
+        with gdal_env(), store_errors(self.path):
             profile = {k: v for k, v in self._profile.items() if v is not None}
             with no_place_is_fine():
                 self._dataset = rasterio.open(self.path, "w", **profile)
@@ -77,14 +77,14 @@ class LabelWriter:
         """Write (row, col) labels at a window of the raster; their shapes must be equal."""
         assert array.shape == window.shape, (array.shape, window)
         box = RasterWindow(window.col, window.row, window.width, window.height)
-        with gdal_env(), _store_errors(self.path):
+        with gdal_env(), store_errors(self.path):
             self._dataset.write(array, 1, window=box)
 
     def close(self) -> None:
         """Flush and close; StoreError when the last blocks did not fit on the disk."""
         dataset, self._dataset = self._dataset, None
         if dataset is not None:
-            with gdal_env(), _store_errors(self.path):
+            with gdal_env(), store_errors(self.path):
                 dataset.close()
 
     def __exit__(
@@ -124,7 +124,7 @@ def publish_cog(
     try:
         if palette:
             write_pam(source_side, palette)
-        with gdal_env(pam=True), _store_errors(final):
+        with gdal_env(pam=True), store_errors(final):
             rasterio.shutil.copy(
                 source,
                 temporary,
@@ -224,7 +224,8 @@ def _quick_compression() -> dict[str, Any]:
 
 
 @contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
+def store_errors(path: Path) -> Iterator[None]:
+    """Turn every error of writing a raster into a StoreError with its cure."""
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError) as why:

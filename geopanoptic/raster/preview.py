@@ -15,7 +15,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from geopanoptic.grid import Window
-from geopanoptic.raster.cog import LabelReader
+from geopanoptic.raster.cog import LabelReader, store_errors
 from geopanoptic.raster.gdal import gdal_env
 from geopanoptic.raster.radiometry import to_bytes
 from geopanoptic.raster.scene import Scene
@@ -49,7 +49,7 @@ def write_preview(
     ids = _at(instances.read, semantic.shape, places)
     right = _map_picture(classes, ids, schema)
     gap = np.full((3, len(rows), _GAP_PX), 255, np.uint8)
-    _write_png(path, np.concatenate([left, gap, right], axis=2))
+    write_png(path, np.concatenate([left, gap, right], axis=2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +192,9 @@ def _map_picture(classes: Picture, ids: npt.NDArray[Any], schema: LabelSchema) -
     return np.ascontiguousarray(np.moveaxis(picture, -1, 0))
 
 
-def _write_png(path: Path, picture: Picture) -> None:
-    with gdal_env(), warnings.catch_warnings():
+def write_png(path: Path, picture: Picture) -> None:
+    """Write (band, row, col) uint8 as a PNG and read it back; StoreError when it did not fit."""
+    with gdal_env(), warnings.catch_warnings(), store_errors(path):
         # a picture has no place on the ground, and that is no news here
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         bands, height, width = picture.shape
@@ -201,3 +202,6 @@ def _write_png(path: Path, picture: Picture) -> None:
             path, "w", driver="PNG", count=bands, height=height, width=width, dtype="uint8"
         ) as png:
             png.write(picture)
+        with rasterio.open(path, driver="PNG") as png:
+            if not np.array_equal(png.read(), picture):
+                raise OSError("it does not read back as it was written")

@@ -5,7 +5,7 @@ Imports neither torch nor dask. Every worker process reaches its job's parts thr
 
 from geopanoptic.store.job import Job, JobRef
 from geopanoptic.store.objects import ObjectParts, is_object_store
-from geopanoptic.store.output import atomic_output, check_output, check_space
+from geopanoptic.store.output import atomic_output, atomic_outputs, check_output, check_space
 from geopanoptic.store.part import Part
 from geopanoptic.store.parts import PartStore
 from geopanoptic.store.remote_job import ObjectJob, open_job
@@ -18,6 +18,7 @@ __all__ = [
     "Part",
     "PartStore",
     "atomic_output",
+    "atomic_outputs",
     "check_output",
     "check_space",
     "is_object_store",

@@ -85,6 +85,18 @@ def store_errors(path: Path, doing: str, need: int | None = None) -> Iterator[No
         raise StoreError(f"{doing} {path}: {reason}; the disk or mount needs a look") from error
 
 
+@contextmanager
+def full_disk_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn the OSError of a full disk into a StoreError as `store_errors` does; others pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        with store_errors(path, doing):
+            raise
+
+
 def make_directory(path: Path) -> None:
     """Make a directory (mode 0700: others must not change what we trust) and its parents."""
     if path.is_dir():

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def atomic_output(final: Path, overwrite: bool = False) -> Iterator[Path]:
     or the new one whole, or (a directory being replaced) for one rename's time nothing.
 
     Raises StoreError when `final` exists and `overwrite` is False, when nothing was written, or
-    when the disk does not take it.
+    when the disk does not take it; also for the caller's own OSError of a full disk.
     """
     check_output(final, overwrite)
     final = final.absolute()
@@ -71,11 +71,49 @@ def atomic_output(final: Path, overwrite: bool = False) -> Iterator[Path]:
         staging = final.with_name(temporary_name(final.name))
         disk.make_directory(staging)
     try:
-        yield staging / final.name
+        with _in_final_terms(staging, final), disk.full_disk_errors(final, "writing"):
+            yield staging / final.name
         with disk.store_errors(final, "publishing"):
             _publish(staging / final.name, final, overwrite)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def atomic_outputs(
+    finals: Sequence[Path], overwrite: bool = False, sides: Sequence[Path] = ()
+) -> Iterator[Path]:
+    """Do as `atomic_output` for files of one folder that belong together; the first is the main.
+
+    Yields a hidden folder: the caller makes them in it, under their own names. They are published
+    when the block ends, the first one last, so that whoever waits for it finds all. A file other
+    than the first may be left out. `sides` (styles) replace what stands there unasked.
+    """
+    main, *others = (final.absolute() for final in finals)
+    assert all(path.parent == main.parent for path in others), "files of one folder"
+    for other in others:
+        check_output(other, overwrite)
+    with atomic_output(main, overwrite) as made:
+        yield made.parent
+        if not _present(made):
+            return
+        with disk.store_errors(main, "publishing"):
+            for path in (*sides, *others):
+                piece = made.with_name(path.name)
+                if _present(piece):
+                    _publish(piece, path.absolute(), overwrite or path in sides)
+
+
+@contextmanager
+def _in_final_terms(staging: Path, final: Path) -> Iterator[None]:
+    """Let errors name the place that the user knows, not the hidden one."""
+    try:
+        yield
+    except StoreError as error:
+        said = str(error)
+        if str(staging) not in said:
+            raise
+        raise StoreError(said.replace(str(staging), str(final.parent))) from error
 
 
 def _publish(made: Path, final: Path, overwrite: bool) -> None:

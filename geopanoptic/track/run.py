@@ -21,7 +21,7 @@ from geopanoptic.errors import (
     nearest_name,
 )
 from geopanoptic.panoptic_map import PanopticMap
-from geopanoptic.store import atomic_output, check_output
+from geopanoptic.store import atomic_outputs, check_output
 from geopanoptic.track.dates import DatedMap, in_time_order, iso_date
 from geopanoptic.track.identity import name_tracks
 from geopanoptic.track.life import Outlook, lives_of
@@ -101,11 +101,11 @@ def track(
     report = _report(series, outputs, time.monotonic() - start)
     if outputs.package is not None:
         overwrite = outputs.overwrite or outputs.package == outputs.append
-        with atomic_output(outputs.package, overwrite) as path:
-            report["layers"] = write_package(path, series, trajectories)
-        write_package_project(
-            outputs.package.with_suffix(".qgz"), outputs.package, PROJECT_LAYERS, series.crs
-        )
+        project = outputs.package.with_suffix(".qgz")
+        with atomic_outputs([outputs.package, project], overwrite) as folder:
+            package = folder / outputs.package.name
+            report["layers"] = write_package(package, series, trajectories)
+            write_package_project(folder / project.name, package, PROJECT_LAYERS, series.crs)
     return Tracks(report, tracked, trajectories)
 
 

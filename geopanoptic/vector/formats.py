@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -109,7 +110,9 @@ def _write_one(
     except (OSError, pa.ArrowException, pyogrio.errors.DataSourceError, RuntimeError) as why:
         raise StoreError(f"cannot write {target}: {why}; {space_left(target)}") from why
     finally:
-        temporary.unlink(missing_ok=True)
+        # also what GDAL leaves beside it when it fails: vector tiles wait in an SQLite file
+        for left in target.parent.glob(f"{glob.escape(temporary.name)}*"):
+            left.unlink()
     return written
 
 
