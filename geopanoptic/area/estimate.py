@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,11 +62,12 @@ def estimate_areas(
     units = read_labelled(labelled, settings.sample, settings.reference_field)
     sizes, warnings = _sizes(units, settings)
     report = _report(units, sizes, warnings)
-    for out in outs:
-        html = out.suffix.lower() == ".html"
-        text = area_page(report) if html else json.dumps(report.to_json(), indent=1) + "\n"
-        with atomic_output(out, settings.overwrite) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with ExitStack() as stack:
+        for out in outs:
+            html = out.suffix.lower() == ".html"
+            text = area_page(report) if html else json.dumps(report.to_json(), indent=1) + "\n"
+            place = stack.enter_context(atomic_output(out, settings.overwrite))
+            place.write_text(text, encoding="utf-8")
     return report
 
 

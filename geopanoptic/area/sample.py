@@ -17,7 +17,7 @@ from geopanoptic.area.planes import Kind, Plane, default_kind, open_plane
 from geopanoptic.errors import ConfigError, SceneError, nearest_name
 from geopanoptic.metrics.area import allocate, sample_size
 from geopanoptic.panoptic_map import grid_difference
-from geopanoptic.store import check_output
+from geopanoptic.store import atomic_outputs, check_output
 
 RARE = "rare"  # the stratum that takes what is smaller than `rare`
 
@@ -96,8 +96,9 @@ def draw_sample(
     rng = np.random.default_rng(settings.seed)
     drawn = draw_pixels(census, plan.stratum_of, plan.units, (strata, classes), rng)
     points = _points(drawn, census, plan, (strata, classes), rng)
-    write_sample(final, points, _facts(source, settings, plan))
-    write_blind(blind, points)
+    with atomic_outputs([final, blind], settings.overwrite) as folder:
+        write_sample(folder / final.name, points, _facts(source, settings, plan))
+        write_blind(folder / blind.name, points)
     return SampleReport((final, blind), plan.rows(), plan.wanted, plan.warnings())
 
 
