@@ -10,18 +10,23 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from pixel_oracle import PixelOracle, spell
 from scenes import make_truth
+from slow_oracle import SlowOracle
+from test_workers_dask import start_scheduler, start_worker
 
 from geopanoptic.errors import StoreError
 from geopanoptic.predict import Execution, PredictSettings, Products, run
 from geopanoptic.store import Job, ObjectJob, ObjectParts, lease, objects, open_job
+from geopanoptic.workers import EngineSpec
 
 HERE = Path(__file__).parent
 BUCKET = "geopanoptic-test"
@@ -376,3 +381,46 @@ def test_worker_processes_share_an_object_store(
     out = tmp_path / "there.panoptic"
     subprocess.run(script(tmp_path, scene=scene, out=str(out), root=root, workers=2), check=True)
     assert bytes_of(out) == wanted
+
+
+@contextmanager
+def cluster(how: str, folder: Path) -> Iterator[tuple[EngineSpec, Callable[[], psutil.Process]]]:
+    """Yield an engine with two worker processes, and a function that finds one of them."""
+    if how == "local":
+
+        def find() -> psutil.Process:
+            ours = psutil.Process().children(recursive=True)
+            return next(p for p in ours if "spawn_main" in " ".join(p.cmdline()))
+
+        yield EngineSpec(workers=2), find
+        return
+    scheduler, address = start_scheduler(folder)
+    workers = [start_worker(address, "--no-nanny") for _ in range(2)]
+    try:
+        yield EngineSpec(scheduler=address), lambda: psutil.Process(workers[0].pid)
+    finally:
+        for process in (*workers, scheduler):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", ["local", "address"])
+def test_a_worker_that_dies_amid_a_run_on_an_object_store_changes_no_byte(
+    how: str, root: str, scene: str, wanted: list[bytes], tmp_path: Path
+) -> None:
+    out, struck = tmp_path / "there.panoptic", []
+    with cluster(how, tmp_path) as (engine, find):
+
+        def strike(stage: str, done: int, total: int) -> None:
+            if stage == "infer" and not struck:
+                struck.append(find())
+                struck[0].kill()
+
+        execution = Execution(engine=engine, work_dir=root, progress=strike)
+        run(scene, SlowOracle(seconds=0.3), Products.to([out]), SETTINGS, execution)
+    assert struck
+    assert bytes_of(out) == wanted
+    fs, path = objects.file_system(root)
+    assert fs.find(f"{path}/lock") == []

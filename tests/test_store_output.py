@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from geopanoptic.errors import StoreError
-from geopanoptic.store import atomic_output, atomic_outputs, check_output, check_space
+from geopanoptic.store import (
+    atomic_output,
+    atomic_outputs,
+    check_output,
+    check_outputs,
+    check_space,
+)
 
 SUFFIXES = {".gpkg", ".tif", ".panoptic"}
 
@@ -201,6 +207,35 @@ def test_the_next_run_tidies_up_after_a_killed_one(tmp_path: Path, when: str) ->
         assert (final / "map.json").read_text() == "old"  # brought back, where it was set aside
         raise KeyError
     assert names(tmp_path) == ["town.panoptic"]
+
+
+BETWEEN = """
+import os, signal, sys
+from pathlib import Path
+from geopanoptic.store import atomic_outputs, disk
+folder = Path(sys.argv[1])
+os.environ[disk.FAULT_VARIABLE] = "link:KILL@2"
+with atomic_outputs([folder / "a.tif", folder / "a.ids.tif"]) as made:
+    (made / "a.tif").write_text("1")
+    (made / "a.ids.tif").write_text("1")
+"""
+
+
+def test_half_a_pair_that_a_killed_run_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    pair = [tmp_path / "a.tif", tmp_path / "a.ids.tif"]
+    killed = subprocess.run([sys.executable, "-c", BETWEEN, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert pair[1].exists()
+    assert not pair[0].exists()
+    check_outputs(pair, overwrite=False)
+    with atomic_outputs(pair) as folder:
+        for path in pair:
+            (folder / path.name).write_text("2")
+    assert [path.read_text() for path in pair] == ["2", "2"]
+    assert names(tmp_path) == ["a.ids.tif", "a.tif"]
+    pair[0].unlink()  # without a killed run it is the user's
+    with pytest.raises(StoreError, match=r"a\.ids\.tif exists"):
+        check_outputs(pair, overwrite=False)
 
 
 def test_the_litter_of_a_run_that_lives_is_left_alone(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from geopanoptic.area.planes import Kind, Plane, default_kind, open_plane
 from geopanoptic.errors import ConfigError, SceneError, nearest_name
 from geopanoptic.metrics.area import allocate, sample_size
 from geopanoptic.panoptic_map import grid_difference
-from geopanoptic.store import atomic_outputs, check_output
+from geopanoptic.store import atomic_outputs, check_output, check_outputs
 
 RARE = "rare"  # the stratum that takes what is smaller than `rare`
 
@@ -88,8 +88,8 @@ def draw_sample(
     """
     settings, final = settings or SampleSettings(), Path(out)
     blind = final.with_name(f"{final.stem}_blind{final.suffix}")
-    for path in (final, blind):
-        check_output(path, settings.overwrite, {".gpkg"})
+    check_output(final, settings.overwrite, {".gpkg"})
+    check_outputs([final, blind], settings.overwrite)
     strata, classes = _planes(source, settings)
     census = take_census(strata, classes)
     plan = _plan(census, strata, settings)

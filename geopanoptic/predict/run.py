@@ -26,7 +26,7 @@ from geopanoptic.predict.plan import Plan, estimate, make_plan
 from geopanoptic.predict.rasters import Rasters, write_rasters
 from geopanoptic.predict.settings import PredictSettings, Products
 from geopanoptic.raster import Scene
-from geopanoptic.store import check_output, open_job
+from geopanoptic.store import check_outputs, open_job
 from geopanoptic.workers import Engine, EngineSpec, open_engine, trim_heap
 from geopanoptic.workers.spec import chosen_gpus
 
@@ -105,8 +105,7 @@ def run(
     if not products.paths:
         raise ConfigError("nothing to write: name at least one --out path")
     for path in products.paths:
-        for file in products.files_of(path):
-            check_output(file, products.overwrite)
+        check_outputs(products.files_of(path), products.overwrite)
     record = RunRecord(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     with record.stage("plan"):
         opened = Scene.open(scene, nodata=settings.nodata, date=settings.date)

@@ -42,6 +42,20 @@ def check_output(final: Path, overwrite: bool, suffixes: Collection[str] | None 
         raise StoreError(f"cannot write {final}: the folder {parent} is not writable for you")
 
 
+def check_outputs(finals: Sequence[Path], overwrite: bool) -> bool:
+    """Do as `check_output` for files that belong together; tell whether all may be replaced.
+
+    Without the first of them, which is published last, the others may be what a run of this host
+    left that died between their renames; then they are in nobody's way.
+    """
+    main, *others = (final.absolute() for final in finals)
+    check_output(main, overwrite)
+    replaced = overwrite or (not _present(main) and any(_dead(main)))
+    for other in others:
+        check_output(other, replaced)
+    return replaced
+
+
 def check_space(path: Path, need_bytes: int) -> None:
     """Raise StoreError, with both numbers, when `need_bytes` are not free where `path` lies."""
     free = disk.free_bytes(path)
@@ -91,8 +105,7 @@ def atomic_outputs(
     """
     main, *others = (final.absolute() for final in finals)
     assert all(path.parent == main.parent for path in others), "files of one folder"
-    for other in others:
-        check_output(other, overwrite)
+    replaced = check_outputs(finals, overwrite)
     with atomic_output(main, overwrite) as made:
         yield made.parent
         if not _present(made):
@@ -101,7 +114,7 @@ def atomic_outputs(
             for path in (*sides, *others):
                 piece = made.with_name(path.name)
                 if _present(piece):
-                    _publish(piece, path.absolute(), overwrite or path in sides)
+                    _publish(piece, path.absolute(), replaced or path in sides)
 
 
 @contextmanager
@@ -165,14 +178,20 @@ def _flush(made: Path) -> None:
         disk.fsync_path(made)
 
 
-def _sweep_dead(final: Path) -> None:
-    """Remove what killed runs on this host left beside `final`; put a set-aside output back."""
+def _dead(final: Path) -> Iterator[Path]:
+    """Yield the hidden folders that killed runs on this host left beside `final`."""
     host = re.escape(socket.gethostname().split(".")[0][:32])
     mine = re.compile(re.escape(f".{final.name}.") + host + r"-(\d+)-\d+\.tmp")
     for path in final.parent.iterdir():
         match = mine.fullmatch(path.name)
         if match and not disk.process_lives(int(match[1])):
-            aside = path / (final.name + ".old")
-            if _present(aside) and not _present(final):
-                aside.rename(final)
-            shutil.rmtree(path, ignore_errors=True)
+            yield path
+
+
+def _sweep_dead(final: Path) -> None:
+    """Remove what killed runs on this host left beside `final`; put a set-aside output back."""
+    for path in list(_dead(final)):
+        aside = path / (final.name + ".old")
+        if _present(aside) and not _present(final):
+            aside.rename(final)
+        shutil.rmtree(path, ignore_errors=True)

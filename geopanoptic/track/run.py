@@ -21,7 +21,7 @@ from geopanoptic.errors import (
     nearest_name,
 )
 from geopanoptic.panoptic_map import PanopticMap
-from geopanoptic.store import atomic_outputs, check_output
+from geopanoptic.store import atomic_outputs, check_output, check_outputs
 from geopanoptic.track.dates import DatedMap, in_time_order, iso_date
 from geopanoptic.track.identity import name_tracks
 from geopanoptic.track.life import Outlook, lives_of
@@ -127,7 +127,7 @@ def _check(outputs: TrackOutputs) -> None:
     if outputs.package is not None:
         overwrite = outputs.overwrite or outputs.package == outputs.append
         check_output(outputs.package, overwrite, {".gpkg"})
-        check_output(outputs.package.with_suffix(".qgz"), overwrite)
+        check_outputs([outputs.package, outputs.package.with_suffix(".qgz")], overwrite)
     if outputs.rasters is not None:
         outputs.rasters.mkdir(parents=True, exist_ok=True)
         named = (outputs.rasters / f"{name}.tif" for name, _, _ in CLASS_RASTERS)
