@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from geopanoptic.errors import CheckpointError, SchemaError, nearest_name
+from geopanoptic.models.confidence import ScoreModel, plausible
 from geopanoptic.schema import LabelSchema
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CARD_VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_DECODES_FIELDS = ("seeded", "centers", "components")
 _ONLY_SAID = ("metrics", "training_data", "licence", "description")  # nothing is computed from them
 
 
@@ -35,7 +37,9 @@ class ModelCard:
     `least_area_m2`: per thing class, smaller ones return to stuff; `join_threshold`: IoU at which
     two views of a segment are one. `score_calibration`: per thing class the knots that turn the
     mean probability of a segment into the share of such segments that is right (made by
-    `metrics.fit_calibration`); other classes keep it. `training_data` and `metrics` are lists of
+    `metrics.fit_calibration`); other classes keep it. `score_model`: per thing class the
+    coefficients `bias`, `mean`, `outline` of `models.confidence` that make the score of a decoded
+    segment; classes without keep the mean. `training_data` and `metrics` are lists of
     flat tables;
     `sha256` is `checkpoint.weights_digest` of the tensors.
 
@@ -63,6 +67,7 @@ class ModelCard:
     join_threshold: float = 0.25
     least_area_m2: Mapping[str, float] = field(default_factory=dict)
     score_calibration: Mapping[str, Knots] = field(default_factory=dict)
+    score_model: Mapping[str, ScoreModel] = field(default_factory=dict)
     training_data: tuple[Mapping[str, Any], ...] = ()
     metrics: tuple[Mapping[str, Any], ...] = ()
     description: str = ""
@@ -91,6 +96,15 @@ class ModelCard:
             known = any(c.name == name and c.is_thing for c in self.schema.classes)
             checks[f"score_calibration names '{name}', which is no thing class"] = not known
             checks[f"score_calibration of '{name}' does not rise within 0..1"] = not _rises(knots)
+        checks[f"it has a score_model, but the decoder '{self.decoder}' has no use for it"] = (
+            bool(self.score_model) and self.decoder not in _DECODES_FIELDS
+        )
+        for name, model in self.score_model.items():
+            known = any(c.name == name and c.is_thing for c in self.schema.classes)
+            checks[f"score_model names '{name}', which is no thing class"] = not known
+            checks[
+                f"score_model of '{name}' is not bias, mean (0 or more) and outline"
+            ] = not plausible(model)
         for what, wrong in checks.items():
             if wrong:
                 raise CheckpointError(
@@ -187,6 +201,11 @@ def _checked(key: str, want: str, value: Any) -> Any:
     elif want == "Mapping[str, float]":
         ok = isinstance(value, dict) and all(map(_is_number, value.values()))
         value = {k: float(v) for k, v in value.items()} if ok else value
+    elif want == "Mapping[str, ScoreModel]":
+        ok = isinstance(value, dict) and all(
+            isinstance(v, dict) and all(map(_is_number, v.values())) for v in value.values()
+        )
+        value = {k: {n: float(c) for n, c in v.items()} for k, v in value.items()} if ok else value
     elif want == "Mapping[str, Knots]":
         ok = isinstance(value, dict) and all(map(_is_knots, value.values()))
         value = (

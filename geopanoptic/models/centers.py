@@ -42,7 +42,7 @@ class CentersDecoder:
     @classmethod
     def from_card(cls, card: ModelCard) -> CentersDecoder:
         """Read the thresholds `<class>_<what>` of a card; CheckpointError when one is amiss."""
-        rows, extra = ThingRows.read(card.schema, card.thresholds, cls.KEYS)
+        rows, extra = ThingRows.read(card.schema, card.thresholds, cls.KEYS, card.score_model)
         return cls(rows, extra["peak"], extra["reach_px"])
 
     def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
@@ -72,7 +72,7 @@ class ComponentsDecoder:
     @classmethod
     def from_card(cls, card: ModelCard) -> ComponentsDecoder:
         """Read the thresholds `<class>_<what>` of a card; CheckpointError when one is amiss."""
-        return cls(ThingRows.read(card.schema, card.thresholds, cls.KEYS)[0])
+        return cls(ThingRows.read(card.schema, card.thresholds, cls.KEYS, card.score_model)[0])
 
     def decode(self, fields: Fields, valid: npt.NDArray[np.bool_]) -> Segmented:
         """Decode one tile: `semantic` (class, h, w). Laws: those of `decode.SeededDecoder`."""

@@ -17,11 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from geopanoptic.errors import CheckpointError, SceneError, nearest_name
+from geopanoptic.models.confidence import SCORE_KEYS, ScoreModel, modelled
 from geopanoptic.models.segmenter import Fields, Segmented, TwoHalves
 from geopanoptic.schema import LabelSchema
+from geopanoptic.segments import SCORE_ONE
 
 if TYPE_CHECKING:
     from geopanoptic.models.card import ModelCard
+
+NONE: Mapping[str, ScoreModel] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ class ThingRows:
 
     `channels` of the thing and stuff classes in the semantic field; `region`: probability from
     which a pixel is claimed; `score`: mean probability below which a segment returns to stuff;
-    `area_px`: the same for specks that do not touch the window's rim.
+    `area_px`: the same for specks that do not touch the window's rim; `score_model` (row, 3): the
+    coefficients of `confidence` that make a segment's score, NaN where it is the mean probability.
     """
 
     things: npt.NDArray[np.uint8]
@@ -40,10 +45,15 @@ class ThingRows:
     region: npt.NDArray[np.float32]
     score: npt.NDArray[np.float32]
     area_px: npt.NDArray[np.int64]
+    score_model: npt.NDArray[np.float64]
 
     @classmethod
     def read(
-        cls, schema: LabelSchema, thresholds: Mapping[str, float], keys: tuple[str, ...]
+        cls,
+        schema: LabelSchema,
+        thresholds: Mapping[str, float],
+        keys: tuple[str, ...],
+        score_model: Mapping[str, ScoreModel] = NONE,
     ) -> tuple[ThingRows, dict[str, npt.NDArray[np.float32]]]:
         """Read the thresholds `<class>_<key>`; return the rows and the columns of all keys.
 
@@ -67,6 +77,16 @@ class ThingRows:
             region=column["region"],
             score=column["score"],
             area_px=column["area_px"].astype(np.int64),
+            score_model=np.array(
+                [
+                    [
+                        score_model[c.name][k] if c.name in score_model else np.nan
+                        for k in SCORE_KEYS
+                    ]
+                    for c in schema.things
+                ],
+                np.float64,
+            ).reshape(-1, len(SCORE_KEYS)),
         )
         return rows, column
 
@@ -129,16 +149,26 @@ def classified(semantic: Any, valid: npt.NDArray[np.bool_], rows: ThingRows) -> 
 def answer(
     found: Classified, label: Any, class_row: npt.NDArray[np.int64], rows: ThingRows
 ) -> Segmented:
-    """Drop doubtful segments and specks; put stuff and instances together."""
+    """Drop doubtful segments and specks; put stuff, instances and scores together.
+
+    The score of a thing's pixels is their probability, or where its class has a score model, that
+    of the whole segment.
+    """
     from geopanoptic.models import flood
 
     if not len(rows.things):
         none = np.zeros(found.stuff.shape, np.int32)
         return Segmented(found.stuff, none, np.zeros(1, np.uint8), found.score)
     instance, kept = flood.settle(label, found.claim, class_row, rows)
-    class_of = np.zeros(len(kept) + 1, np.uint8)
-    class_of[1:] = rows.things[class_row[kept]]
+    class_of = np.zeros(len(kept.mean) + 1, np.uint8)
+    class_of[1:] = rows.things[kept.row]
     score = np.where(instance > 0, found.claim, found.score)
+    if np.isfinite(rows.score_model).any():
+        sure = modelled(rows.score_model[kept.row], kept.mean, kept.outline)
+        has = np.isfinite(sure)
+        whole = np.zeros(len(sure) + 1, np.uint8)
+        whole[1:][has] = np.round(sure[has] * SCORE_ONE)
+        score = np.where(np.concatenate([[False], has])[instance], whole[instance], score)
     return Segmented(found.stuff, instance, class_of, score)
 
 
@@ -159,12 +189,17 @@ class SeededDecoder:
     @classmethod
     def from_card(cls, card: ModelCard) -> SeededDecoder:
         """Read the thresholds `<class>_<what>` of a card; CheckpointError when one is amiss."""
-        return cls.from_thresholds(card.schema, card.thresholds)
+        return cls.from_thresholds(card.schema, card.thresholds, card.score_model)
 
     @classmethod
-    def from_thresholds(cls, schema: LabelSchema, thresholds: Mapping[str, float]) -> SeededDecoder:
-        """Make the decoder of a schema; every thing class needs all of them."""
-        rows, column = ThingRows.read(schema, thresholds, cls.KEYS)
+    def from_thresholds(
+        cls,
+        schema: LabelSchema,
+        thresholds: Mapping[str, float],
+        score_model: Mapping[str, ScoreModel] = NONE,
+    ) -> SeededDecoder:
+        """Make the decoder of a schema; every thing class needs all of the thresholds."""
+        rows, column = ThingRows.read(schema, thresholds, cls.KEYS, score_model)
         peak = np.clip(np.round(column["peak"] * 255), 1, 255).astype(np.uint8)
         return cls(rows, column["ratio"], peak)
 

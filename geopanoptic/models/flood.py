@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -206,34 +206,58 @@ def _push(following: Any, head: Any, tail: Any, pixel: int, level: int) -> None:
     tail[level] = pixel
 
 
+class Kept(NamedTuple):
+    """What is known of the instances 1..n: class row, mean claim, mean claim of the outline."""
+
+    row: npt.NDArray[np.int64]
+    mean: npt.NDArray[np.float64]
+    outline: npt.NDArray[np.float64]
+
+
 def settle(
     label: I32, claim: U8, class_row: npt.NDArray[np.int64], rows: ThingRows
-) -> tuple[I32, npt.NDArray[np.int64]]:
-    """Drop specks and doubtful segments; return instances 1..n and the labels that became them."""
+) -> tuple[I32, Kept]:
+    """Drop specks and doubtful segments; return instances 1..n and what is known of them.
+
+    The outline are the pixels that have another label or none beside them within the window; an
+    instance that has no such pixel fills the window, and its outline is as sure as the rest.
+    """
     n = len(class_row)
-    area, total, rim = _facts(label, claim, n)
+    area, total, edge_px, edge, rim = _facts(label, claim, n)
     mean = total / np.maximum(area, 1) / SCORE_ONE
+    outline = np.where(edge_px > 0, edge / np.maximum(edge_px, 1) / SCORE_ONE, mean)
     row = class_row
     keep = (area > 0) & (mean >= rows.score[row]) & (rim | (area >= rows.area_px[row]))
     keep[0] = False
     number = np.zeros(n, np.int32)
     number[keep] = np.arange(1, keep.sum() + 1)
-    return number[label], np.flatnonzero(keep)
+    return number[label], Kept(row[keep], mean[keep], outline[keep])
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _facts(label: Any, claim: Any, n: int) -> Any:
-    """Return area, summed claim and whether it touches the rim, per label."""
+    """Return per label: area, summed claim, the same of the outline, whether it meets the rim."""
     rows, cols = label.shape
     area = np.zeros(n, np.int64)
     total = np.zeros(n, np.int64)
+    edge_px = np.zeros(n, np.int64)
+    edge = np.zeros(n, np.int64)
     rim = np.zeros(n, np.bool_)
     for r in range(rows):
         for c in range(cols):
             k = label[r, c]
-            if k:
-                area[k] += 1
-                total[k] += claim[r, c]
-                if r == 0 or c == 0 or r == rows - 1 or c == cols - 1:
-                    rim[k] = True
-    return area, total, rim
+            if k == 0:
+                continue
+            area[k] += 1
+            total[k] += claim[r, c]
+            if r == 0 or c == 0 or r == rows - 1 or c == cols - 1:
+                rim[k] = True
+            if (
+                (r > 0 and label[r - 1, c] != k)
+                or (c > 0 and label[r, c - 1] != k)
+                or (c < cols - 1 and label[r, c + 1] != k)
+                or (r < rows - 1 and label[r + 1, c] != k)
+            ):
+                edge_px[k] += 1
+                edge[k] += claim[r, c]
+    return area, total, edge_px, edge, rim
