@@ -223,7 +223,13 @@ def coordinator(tmp_path: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a process group of its own, as a terminal gives
+        preexec_fn=_hear_ctrl_c,
     )
+
+
+def _hear_ctrl_c() -> None:
+    """A suite that runs in the background of a script inherits a deaf ear for Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def resume_and_compare(tmp_path: Path) -> int:
