@@ -20,6 +20,7 @@ from geopanoptic.errors import CheckpointError
 from geopanoptic.metrics import (
     Reliability,
     apply_calibration,
+    ece_of_truth,
     expected_calibration_error,
     fit_calibration,
     segment_hits,
@@ -44,6 +45,34 @@ def test_the_error_of_true_probabilities_is_small_and_of_others_is_not() -> None
     hit = rng.random(20_000) < p
     assert (expected_calibration_error(p, hit) or 1) < 0.02
     assert (expected_calibration_error(np.sqrt(p), hit) or 0) > 0.1
+
+
+def test_the_error_of_true_probabilities_is_known_beforehand() -> None:
+    rng = np.random.default_rng(2)
+    errors, expected = [], []
+    for n in (60, 240, 2000):
+        p = 0.5 + rng.random(n) / 2
+        drawn = [expected_calibration_error(p, rng.random(n) < p) or 0 for _ in range(100)]
+        errors.append(float(np.mean(drawn)))
+        expected.append(ece_of_truth(p) or 0)
+    assert expected == pytest.approx(errors, rel=0.15)
+    assert expected[0] > 2 * expected[2], "few segments, much noise"
+    assert ece_of_truth([]) is None
+    assert ece_of_truth([0.0, 1.0]) == 0
+
+
+@given(st.integers(0, 10**6), st.integers(1, 200))
+def test_bins_of_equal_count_hold_everything_once(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    score, hit = rng.random(n).round(1), rng.random(n) < 0.5
+    found = Reliability.of_equal_counts(score, hit, bins=7)
+    assert found.n.sum() == n
+    assert found.n.max() - found.n.min() <= 1
+    assert (found.n * found.score).sum() == pytest.approx(score.sum())
+    assert (found.n * found.hit_rate).sum() == pytest.approx(hit.sum())
+    assert (np.diff(found.score) >= 0).all()
+    one = Reliability.of_equal_counts(score, hit, bins=1)
+    assert one.ece == pytest.approx(abs(score.mean() - hit.mean()))
 
 
 @pytest.mark.parametrize("score", [[1.2], [-0.1], [np.nan]])

@@ -49,6 +49,25 @@ class Reliability:
         total, right = (np.bincount(which, w, bins)[there] for w in (scores, hits))
         return cls(n[there], total / n[there], right / n[there])
 
+    @classmethod
+    def of_equal_counts(
+        cls, score: npt.ArrayLike, hit: npt.ArrayLike, bins: int = GUO_BINS
+    ) -> Reliability:
+        """Sort the same into bins of equal count, by rising score; equal scores keep their order.
+
+        Where most scores are alike, bins of equal width are some full and some nearly empty.
+        Source: Nguyen & O'Connor 2015, "Posterior calibration and exploratory analysis for natural
+        language processing models", section 3 (adaptive binning).
+        """
+        scores, hits = _checked(score, hit)
+        order = np.argsort(scores, kind="stable")
+        parts = [p for p in np.array_split(order, bins) if len(p)]
+        return cls(
+            np.array([len(p) for p in parts], np.int64),
+            np.array([scores[p].mean() for p in parts]),
+            np.array([hits[p].mean() for p in parts]),
+        )
+
     @property
     def ece(self) -> float | None:
         """Expected calibration error: mean distance of score and hit rate; None without segments.
@@ -115,6 +134,23 @@ def expected_calibration_error(
 ) -> float | None:
     """Return the mean distance between scores and hit rates over bins of equal width (Guo 2017)."""
     return Reliability.of(score, hit, bins).ece
+
+
+def ece_of_truth(
+    score: npt.ArrayLike, bins: int = GUO_BINS, draws: int = 200, seed: int = 0
+) -> float | None:
+    """Return the error that these scores would have on average if they were true probabilities.
+
+    Of few segments a bin's hit rate strays from any score, so the measured error never reaches 0:
+    hits are drawn `draws` times with the probabilities `score` (n,). An error near this one tells
+    nothing against the scores. None without segments.
+    """
+    scores, _ = _checked(score, np.zeros(np.shape(score)))
+    if not len(scores):
+        return None
+    rng = np.random.default_rng(seed)
+    found = (Reliability.of(scores, rng.random(len(scores)) < scores, bins) for _ in range(draws))
+    return float(np.mean([r.ece for r in found]))
 
 
 def segment_hits(
