@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import click
 
 from geopanoptic.cli.options import json_option, print_json
 
-_OUT = click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.onnx")
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+
+
+def _out(metavar: str) -> Callable[[Any], Any]:
+    return click.option("--out", required=True, type=click.Path(path_type=Path), metavar=metavar)
 
 
 @click.group(short_help="List the models, or show one model's card.", invoke_without_command=True)
@@ -51,68 +55,73 @@ def show_command(name: str) -> None:
 
 @models.command("export")
 @click.argument("name")
-@_OUT
+@_out("FILE.onnx|FILE.xml")
 @_OVERWRITE
 def export_command(name: str, out: Path, overwrite: bool) -> None:
-    """Write the dense model NAME as one ONNX file with its card inside.
+    """Write the dense model NAME as a graph with its card inside, the suffix tells which.
+
+    \b
+    .onnx  one file, which `--model` takes, too
+    .xml   OpenVINO's, with the weights in a .bin beside it
 
     \b
         geopanoptic models export landcover-v1 --out landcover.onnx
         geopanoptic predict scene.tif --model landcover.onnx --out buildings.gpkg
     """
     from geopanoptic.models.checkpoint import model_path
-    from geopanoptic.models.engines.quantize import exported_model
+    from geopanoptic.models.engines.quantize import exported_model, write_ir
+    from geopanoptic.store import atomic_outputs, check_output
 
-    _check(out, overwrite)
-    data, _ = exported_model(model_path(name))
-    _write(out, data, overwrite)
+    check_output(out, overwrite, suffixes=(".onnx", ".xml"))
+    data, card = exported_model(model_path(name))
+    one_file = out.suffix.lower() == ".onnx"
+    finals = [out] if one_file else [out, out.with_suffix(".bin")]
+    with atomic_outputs(finals, overwrite) as folder:
+        if one_file:
+            (folder / out.name).write_bytes(data)
+        else:
+            write_ir(data, card, folder / out.name)
+    click.echo(f"Wrote {' and '.join(map(str, finals))}", err=True)
 
 
 @models.command("quantize")
 @click.argument("name")
-@click.argument("scene")
-@_OUT
-@click.option("--chips", default=24, show_default=True, type=click.IntRange(2, 500))
+@click.argument("scenes", nargs=-1, required=True)
+@_out("FILE.safetensors")
+@click.option(
+    "--chips", default=32, show_default=True, type=click.IntRange(2, 1000), help="Of all scenes."
+)
 @_OVERWRITE
 @json_option
 def quantize_command(
-    name: str, scene: str, out: Path, chips: int, overwrite: bool, as_json: bool
+    name: str, scenes: tuple[str, ...], out: Path, chips: int, overwrite: bool, as_json: bool
 ) -> None:
-    """Write the 8-bit twin of the dense model NAME, calibrated on chips of SCENE.
+    """Let the dense model NAME compute in 8 bits, as it reads chips of SCENES.
 
-    Half of the chips calibrate, on the other half it is compared with NAME. Whether it is good
-    enough is yours to say: predict with both and `geopanoptic evaluate` against labels.
+    FILE has the weights of NAME, and in its card the range of what each convolution reads. Half of
+    the chips give the ranges; on the other half 8 bits are compared with 32, and --precision auto
+    takes 8 bits only where they agree. Take scenes of many kinds, and none that you test on.
+
+    \b
+        geopanoptic models quantize mine.safetensors a.tif b.tif --out mine.safetensors --overwrite
     """
     from geopanoptic.models.checkpoint import model_path
-    from geopanoptic.models.engines.quantize import quantized_model
+    from geopanoptic.models.engines.quantize import with_ranges
     from geopanoptic.predict.sample_chips import sample_chips
+    from geopanoptic.store import atomic_output, check_output
 
-    _check(out, overwrite)
-    pixels = sample_chips(scene, name, chips)
-    data, _, found = quantized_model(model_path(name), pixels)
-    _write(out, data, overwrite)
-    told: dict[str, Any] = {
-        "out": str(out), "class_agreement": found.classes, "things_pq": found.things_pq,
-        "chips": found.chips,
-    }  # fmt: skip
-    if as_json:
-        print_json(told)
-    else:
-        click.echo(
-            f"On {found.chips} chips {found.classes:.2%} of pixels have the class of {name}, and "
-            f"its things agree with PQ {found.things_pq:.3f}."
-        )
-
-
-def _check(out: Path, overwrite: bool) -> None:
-    from geopanoptic.store import check_output
-
-    check_output(out, overwrite, suffixes=(".onnx",))
-
-
-def _write(out: Path, data: bytes, overwrite: bool) -> None:
-    from geopanoptic.store import atomic_output
-
+    check_output(out, overwrite, suffixes=(".safetensors",))
+    each = max(2, chips // len(scenes))
+    pixels = [chip for scene in scenes for chip in sample_chips(scene, name, each)]
     with atomic_output(out, overwrite) as temporary:
-        temporary.write_bytes(data)
+        _, found = with_ranges(model_path(name), pixels, temporary)
     click.echo(f"Wrote {out}", err=True)
+    told = {k: v for k, v in found.to_json().items() if k not in ("ranges", "weights")}
+    if as_json:
+        print_json({"out": str(out), "agrees": found.agrees, **told})
+        return
+    click.echo(
+        f"On {found.chips} chips {found.class_agreement:.2%} of pixels have the class that they "
+        f"have in 32 bits, and things agree with PQ {found.things_pq:.3f}: --precision auto "
+        + ("takes 8 bits." if found.agrees else "stays with floats; --precision int8 asks for it.")
+    )

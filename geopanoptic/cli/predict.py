@@ -57,6 +57,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="What carries out the network; auto takes the best that is installed for the model.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="What it computes in; auto takes int8 where the processor is fast in it and the model's "
+    "card tells that it agrees with fp32.",
+)
 @click.option("--nodata", type=float, metavar="V", help="Pixel value that means no measurement.")
 @click.option("--mask", metavar="FILE", help="Raster; leave out pixels that are 0 there.")
 @click.option("--aoi", metavar="FILE", help="Polygons; leave out pixels outside of them.")

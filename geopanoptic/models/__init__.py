@@ -60,6 +60,7 @@ def load_model(
     threads: int | None = None,
     tta: str = "none",
     engine: Engine | str = "torch",
+    precision: str = "auto",
 ) -> Segmenter:
     """Load a model, ready to segment.
 
@@ -69,10 +70,12 @@ def load_model(
     `device`: auto, cpu, cuda, cuda:N. `threads`: of the network in this process. `tta`: none, or
     flips: average over mirror images, at four times the work. `engine`: a name of `ENGINES`; the
     ones other than torch run dense networks on the CPU, from a graph that is exported once.
+    `precision`: auto, fp32, bf16, fp16, int8; only read where `engine` is a name.
     Raises CheckpointError: no such model, damaged or altered file, no card, weights that do not
     fit; pickles are never loaded. ConfigError: an engine that is not here.
     """
     source = source_of(name_or_path)
     if isinstance(engine, str):
-        engine = choose_engine(source.card(), engine, gpu=device.startswith("cuda"))
+        on_gpu = device.startswith("cuda")
+        engine = choose_engine(source.card(), engine, precision=precision, gpu=on_gpu)
     return with_tta(source.load(Place(engine, device, threads)), tta)

@@ -40,7 +40,7 @@ class ModelCard:
     `metrics.fit_calibration`); other classes keep it. `score_model`: per thing class the
     coefficients `bias`, `mean`, `outline` of `models.confidence` that make the score of a decoded
     segment; classes without keep the mean. `training_data` and `metrics` are lists of
-    flat tables;
+    flat tables; `int8` is what `engines.precision.EightBit` knows of the model in 8 bits;
     `sha256` is `checkpoint.weights_digest` of the tensors.
 
     Raises CheckpointError for values that no model can mean (`from_json` does so for a file).
@@ -71,6 +71,7 @@ class ModelCard:
     training_data: tuple[Mapping[str, Any], ...] = ()
     metrics: tuple[Mapping[str, Any], ...] = ()
     description: str = ""
+    int8: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         low, high = self.gsd_range_m

@@ -124,7 +124,10 @@ class Plan:
             "model": {"name": self.card.name, "card": self.card.fingerprint},
             "grid": asdict(self.grid) | {"k": self.k, "join_threshold": self.join_threshold},
             "engine": self.engine.to_json(),
-            "settings": {k: v for k, v in asdict(self.settings).items() if k != "engine"},
+            # what they came to stands in the line above
+            "settings": {
+                k: v for k, v in asdict(self.settings).items() if k not in ("engine", "precision")
+            },
         }
 
 
@@ -140,7 +143,7 @@ def make_plan(
     """
     if isinstance(model, str):
         card = check_model(model)
-        engine = choose_engine(card, settings.engine, gpu=gpu)
+        engine = choose_engine(card, settings.engine, precision=settings.precision, gpu=gpu)
     else:
         card, engine = model.card, Engine("given", "", "as it comes")
     working = WorkingScene.plan(scene, _request(card, settings))

@@ -9,6 +9,7 @@ from typing import Literal
 
 from geopanoptic.errors import ConfigError
 from geopanoptic.models.engines import ENGINES
+from geopanoptic.models.engines.precision import PRECISIONS
 
 ProductKind = Literal["map", "raster", "vector", "preview"]
 
@@ -26,6 +27,7 @@ class PredictSettings:
     where one corner of the tile grid lies; None anchors it to the CRS's origin. `tta`: 'flips'
     averages the network's answer over the mirror images of every tile, at four times the work.
     `engine` carries out the network; 'auto' takes the best that is installed for the model.
+    `precision` is what it computes in; 'auto' the fastest that the model's card vouches for.
     """
 
     core: int | None = None
@@ -41,6 +43,7 @@ class PredictSettings:
     origin: tuple[int, int] | None = None
     tta: Literal["none", "flips"] = "none"
     engine: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("core", "gsd_m"):
@@ -59,6 +62,8 @@ class PredictSettings:
             raise ConfigError(f"tta = '{self.tta}': use 'none' or 'flips'")
         if self.engine not in ENGINES:
             raise ConfigError(f"engine = '{self.engine}': use {', '.join(ENGINES)}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision = '{self.precision}': use {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,19 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 from geopanoptic.errors import ConfigError, nearest_name
 from geopanoptic.models.card import ModelCard
+from geopanoptic.models.engines.precision import (
+    AUTO,
+    PRECISIONS,
+    no_precision,
+    own_precision,
+    precision_of,
+)
 
-AUTO = "auto"
 # In the order of preference on a CPU (docs/models.md has the figures).
 ON_CPU = ("openvino", "onnxruntime", "torch")
 ENGINES = (AUTO, "torch", "openvino", "onnxruntime")
@@ -26,7 +32,7 @@ PAIR = "pair"  # of two models whose maps are laid over each other
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The engine of a run: its name, version and precision (`fp32`, `bf16`).
+    """The engine of a run: its name, version and precision (one of PRECISIONS, not `auto`).
 
     Of two models on different engines, both with a `+` between.
     """
@@ -59,34 +65,48 @@ def lacking(engine: str, architecture: str | None = None) -> str | None:
     return None
 
 
-def choose_engine(card: ModelCard, wanted: str = AUTO, *, gpu: bool = False) -> Engine:
+def choose_engine(
+    card: ModelCard, wanted: str = AUTO, *, precision: str = AUTO, gpu: bool = False
+) -> Engine:
     """Return the engine for a model: the one that is `wanted`, or the best that is here.
 
-    `gpu`: the network shall run on a GPU, which is torch's. Raises ConfigError for a name that
-    is none, an engine that is not installed, or one that cannot run this model.
+    `precision`: one of PRECISIONS; `auto` is the fastest that the engine computes well in on this
+    processor. `gpu`: the network shall run on a GPU, which is torch's. Raises ConfigError for a
+    name that is none, an engine that is not installed, or one that cannot run this model so.
     """
-    if wanted not in ENGINES:
-        raise ConfigError(
-            f"--engine {wanted}{nearest_name(wanted, ENGINES)}: use {', '.join(ENGINES)}"
-        )
+    for option, value, known in (("engine", wanted, ENGINES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ConfigError(
+                f"--{option} {value}{nearest_name(value, known)}: use {', '.join(known)}"
+            )
     if card.architecture == PAIR:
-        return _joined([_chosen(str(a), wanted, gpu) for a in card.arguments["parts"]])
-    return _chosen(card.architecture, wanted, gpu)
+        parts = [replace(card, architecture=str(a), int8={}) for a in card.arguments["parts"]]
+        return _joined([_chosen(part, wanted, precision, gpu) for part in parts])
+    return _chosen(card, wanted, precision, gpu)
 
 
-def _chosen(architecture: str, wanted: str, gpu: bool) -> Engine:
+def _chosen(card: ModelCard, wanted: str, precision: str, gpu: bool) -> Engine:
+    def why_not(name: str) -> str | None:
+        return lacking(name, card.architecture) or no_precision(name, precision, card, gpu=gpu)
+
     if wanted == AUTO:
         order = ("torch", *ON_CPU) if gpu else ON_CPU
-        usable = (name for name in order if lacking(name, architecture) is None)
-        wanted = next(usable, "onnxruntime" if architecture == ONNX else "torch")
-    elif gpu and wanted != "torch" and architecture != ONNX:
+        usable = (name for name in order if why_not(name) is None)
+        last = "onnxruntime" if card.architecture == ONNX else "torch"
+        # of none that can, name the reason of the one that would be taken without the precision
+        able = (name for name in order if lacking(name, card.architecture) is None)
+        wanted = next(usable, next(able, last))
+    elif gpu and wanted != "torch" and card.architecture != ONNX:
         raise ConfigError(
             f"--engine {wanted}: it runs on the CPU; use --device cpu, or --engine torch"
         )
-    why = lacking(wanted, architecture)
+    why = lacking(wanted, card.architecture)
     if why is not None:
         raise ConfigError(f"--engine {wanted}: {why}")
-    return usable_engine(wanted)
+    why = no_precision(wanted, precision, card, gpu=gpu)
+    if why is not None:
+        raise ConfigError(f"--precision {precision}: {why}")
+    return Engine(wanted, version_of(wanted), precision_of(wanted, precision, card))
 
 
 def _joined(engines: Sequence[Engine]) -> Engine:
@@ -98,7 +118,7 @@ def _joined(engines: Sequence[Engine]) -> Engine:
 
 def usable_engine(name: str) -> Engine:
     """Describe an engine that is installed, with the precision that it has on this processor."""
-    return Engine(name, version_of(name), _precision(name))
+    return Engine(name, version_of(name), own_precision(name))
 
 
 @lru_cache(maxsize=8)
@@ -109,11 +129,3 @@ def version_of(package: str) -> str:
         return importlib.metadata.version(package).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
         return "none"
-
-
-def _precision(engine: str) -> str:
-    if engine != "openvino":
-        return "fp32"
-    from geopanoptic.models.engines.runners import openvino_precision
-
-    return openvino_precision()

@@ -1,15 +1,13 @@
-"""An 8-bit twin of a model: its graph with integer convolutions, calibrated on pixels of a scene.
+"""Other forms of a model: an exported graph, and what it takes to compute in 8 bits.
 
-Static quantisation with QDQ nodes, per channel (Jacob et al. 2018), by ONNX Runtime's tools;
-OpenVINO runs the same graph. A twin is a model file of its own, chosen by nobody but the user: how
-far it agrees with the original is measured on chips that it was not calibrated on, and stands in
-its card.
+Ranges are measured on pixels of scenes by ONNX Runtime. How far 8 bits agree with 32 is measured
+on chips that the ranges were not, and stands in the card beside them.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +17,27 @@ import numpy.typing as npt
 
 from geopanoptic.errors import CheckpointError
 from geopanoptic.models.card import ModelCard
-from geopanoptic.models.checkpoint import read_header
-from geopanoptic.models.engines import usable_engine
-from geopanoptic.models.engines.runners import GraphSource, exported, open_runner
-from geopanoptic.models.onnx_file import OnnxSegmenter, embed_card
-from geopanoptic.models.sources import Place, source_of
+from geopanoptic.models.checkpoint import KEY, read_header, read_tensors, save_model
+from geopanoptic.models.engines import Engine, lacking, version_of
+from geopanoptic.models.engines.int8 import open_eight_bit
+from geopanoptic.models.engines.precision import EightBit
+from geopanoptic.models.engines.runners import exported, open_runner
+from geopanoptic.models.engines.segmenter import GraphSegmenter
+from geopanoptic.models.onnx_file import embed_card
+from geopanoptic.models.sources import source_of
 
-Chips = npt.NDArray[np.uint8]
+_CALIBRATED_PX = 384
+_LOOKED_AT = 200_000  # numbers of one tensor and chip
+_CUT = 1e-4
+
+Chips = Sequence[npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How a twin's tiles compare with the original's: share of equal classes, PQ of things.
+    """How tiles in 8 bits compare with those in 32: share of equal classes, PQ of things.
 
-    `things_pq`: the original's things as truth, matched at IoU above 0.5.
+    `things_pq`: the things in 32 bits as truth, matched at IoU above 0.5.
     """
 
     classes: float
@@ -50,63 +55,84 @@ def exported_model(path: Path) -> tuple[bytes, ModelCard]:
     return embed_card(exported(path, card).make(), card)
 
 
-def quantized_model(path: Path, chips: Chips) -> tuple[bytes, ModelCard, Agreement]:
-    """Return the 8-bit twin of a dense model, its card, and how far it agrees.
+def write_ir(graph: bytes, card: ModelCard, out: Path) -> None:
+    """Write an exported graph as OpenVINO's two files, `out` (.xml) and its weights (.bin) beside.
 
-    `chips` (n, band, h, w) uint8, n >= 2, h and w multiples of 32: the even ones calibrate, the
-    odd ones are compared. The head keeps its precision.
+    The card stands in the runtime information under `geopanoptic`. Raises CheckpointError without
+    OpenVINO.
+    """
+    if why := lacking("openvino"):
+        raise CheckpointError(f"an OpenVINO model needs OpenVINO: {why}")
+    import openvino
+
+    model = openvino.Core().read_model(graph, b"")
+    model.set_rt_info(json.dumps(card.to_json()), [KEY])
+    openvino.save_model(model, out, compress_to_fp16=False)
+
+
+def with_ranges(path: Path, chips: Chips, out: Path) -> tuple[ModelCard, EightBit]:
+    """Write a dense model again to `out`, with what its card needs for 8 bits; return both.
+
+    `chips`: at least two of (band, h, w) uint8, h and w multiples of 32: on the even ones the
+    ranges are measured, on the odd ones 8 bits are compared with 32. The weights stay as they are.
     """
     if len(chips) < 2:
         raise CheckpointError(f"{len(chips)} chips are too few to calibrate and compare on; give 2")
-    data, card = exported_model(path)
-    small = _quantized(data, chips[::2])
-    twin, small_card = embed_card(small, replace(card, name=f"{card.name}-int8"))
-    original = source_of(path).load(Place(usable_engine("onnxruntime")))
-    run = open_runner(GraphSource(f"onnx-{small_card.sha256[:32]}", lambda: twin),
-                      usable_engine("onnxruntime"), 1)  # fmt: skip
-    found = _agreement(original, OnnxSegmenter(small_card, run), chips[1::2])
-    told = {
-        "what": "8-bit twin against its original, on chips that it was not calibrated on",
-        "class_agreement": round(found.classes, 5),
-        "things_pq": round(found.things_pq, 4),
-        "chips": found.chips,
-        "original_sha256": read_header(path).card.sha256,
-    }
-    final = replace(small_card, metrics=(*small_card.metrics, told))
-    return (*embed_card(small, final), found)
+    engine = next((e for e in ("openvino", "onnxruntime") if lacking(e) is None), None)
+    if engine is None or (why := lacking("onnxruntime")):
+        raise CheckpointError(f"8-bit models need onnxruntime: {why or lacking('onnxruntime')}")
+    header = read_header(path)
+    tensors = read_tensors(path, header)
+    card = save_model(out, tensors, replace(header.card, int8={}))
+    graph = exported(out, card)
+    found = EightBit(card.sha256, measured_ranges(graph.make(), chips[::2]), 0.0, 0.0, 0)
+    trial = replace(card, int8=found.to_json())
+    exact, small = (Engine(engine, version_of(engine), p) for p in ("fp32", "int8"))
+    original = GraphSegmenter(card, open_runner(graph, exact, 1))
+    twin = GraphSegmenter(trial, open_eight_bit(graph, trial, small, 1))
+    same = _agreement(original, twin, chips[1::2])
+    found = replace(
+        found,
+        class_agreement=round(same.classes, 5),
+        things_pq=round(same.things_pq, 4),
+        chips=same.chips,
+    )
+    return save_model(out, tensors, replace(card, int8=found.to_json())), found
 
 
-def _quantized(graph: bytes, chips: Chips) -> bytes:
-    try:
-        import onnx
-        from onnxruntime.quantization import (
-            CalibrationDataReader,
-            QuantFormat,
-            QuantType,
-            quantize_static,
-        )
-    except ImportError as why:
-        raise CheckpointError(
-            f"8-bit models need onnx and onnxruntime ({why}): pip install 'geopanoptic[cpu]'"
-        ) from why
+def measured_ranges(graph: bytes, chips: Chips) -> dict[str, tuple[float, float]]:
+    """Return the range of what every convolution reads on chips, without the rarest numbers.
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._chips: Iterator[Any] = ({"chips": c[None].astype(np.float32)} for c in chips)
+    Of each chip a ten-thousandth is cut off at both ends, where it only makes the steps coarser.
+    """
+    import onnx
+    import onnxruntime
 
-        def get_next(self) -> Any:
-            return next(self._chips, None)
+    from geopanoptic.models.engines.qdq import convolutions
 
-    head = [n.name for n in onnx.load_from_string(graph).graph.node if n.op_type == "Conv"][-1]
-    with tempfile.TemporaryDirectory(prefix="geopanoptic-") as folder:
-        source, out = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(graph)
-        quantize_static(
-            str(source), str(out), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv"], nodes_to_exclude=[head],
-        )  # fmt: skip
-        return out.read_bytes()
+    model = onnx.load_from_string(graph)
+    read = {name: node.input[0] for name, node in convolutions(model).items()}
+    known = {v.name for v in (*model.graph.input, *model.graph.output)}
+    wanted = list(dict.fromkeys(read.values()))
+    for name in wanted:
+        if name not in known:
+            kind = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            model.graph.output.append(kind)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    found: dict[str, tuple[float, float]] = {}
+    for chip in chips:
+        # parts of a chip, because all that is read is held at once
+        part = chip[None, :, :_CALIBRATED_PX, :_CALIBRATED_PX].astype(np.float32)
+        for name, values in zip(wanted, session.run(wanted, {"chips": part}), strict=True):
+            some = values.ravel()[:: max(1, values.size // _LOOKED_AT)]
+            ends = np.quantile(some, (_CUT, 1 - _CUT))
+            low, high = found.get(name, (np.inf, -np.inf))
+            found[name] = (min(low, float(ends[0])), max(high, float(ends[1])))
+    return {name: found[tensor] for name, tensor in read.items()}
 
 
 def _agreement(original: Any, twin: Any, chips: Chips) -> Agreement:

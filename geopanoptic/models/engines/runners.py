@@ -59,11 +59,12 @@ def open_runner(graph: GraphSource, engine: Engine, threads: int) -> Runner:
 
 def _key(card: ModelCard) -> str:
     """Name what a graph depends on: the card with its sha256, and who exports it."""
+    said = {k: v for k, v in card.to_json().items() if k not in ("int8", "metrics", "description")}
     made_of = [
         _FORMAT,
         __version__,
         *map(version_of, ("torch", "timm")),
-        sorted(card.to_json().items()),
+        sorted(said.items()),
     ]
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()
     return f"{card.sha256[:12]}-{digest[:20]}"
@@ -117,7 +118,8 @@ def _openvino(graph: GraphSource, engine: Engine, threads: int) -> Runner:
         "NUM_STREAMS": 1,
         # Several processes would all be pinned to the same first cores.
         "ENABLE_CPU_PINNING": False,
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[engine.precision],
+        # of what an 8-bit graph leaves in floats: 32 bits
+        "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(engine.precision, "f32"),
         "CACHE_DIR": "",
     }
 
@@ -126,9 +128,7 @@ def _openvino(graph: GraphSource, engine: Engine, threads: int) -> Runner:
         blob: bytes = _core().compile_model(model, "CPU", settings).export_model().getvalue()
         return blob
 
-    made_by = f"{engine.version}-{engine.precision}-{_processor()}-{threads}"
-    name = f"{graph.key}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}.openvino"
-    blob = cached(name, compile_now)
+    blob = cached(f"{graph.key}-{machine_key(engine, threads)}.openvino", compile_now)
     try:
         compiled = _core().import_model(io.BytesIO(blob), "CPU", settings)
     except RuntimeError:  # made by another build of the same version
@@ -160,6 +160,12 @@ def _onnxruntime(graph: bytes, threads: int) -> Runner:
         return dict(zip(names, answers, strict=True))
 
     return run
+
+
+def machine_key(engine: Engine, threads: int) -> str:
+    """Name an engine on this processor with so many threads."""
+    made_by = f"{engine.version}-{engine.precision}-{_processor()}-{threads}"
+    return hashlib.sha256(made_by.encode()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=1)

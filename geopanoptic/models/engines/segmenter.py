@@ -51,4 +51,9 @@ def load_graph(path: Path, engine: Engine, threads: int | None) -> GraphSegmente
     header = read_header(path)
     read_tensors(path, header)  # a graph in the cache is no excuse for a damaged file
     threads = threads or os.cpu_count() or 1
-    return GraphSegmenter(header.card, open_runner(exported(path, header.card), engine, threads))
+    graph = exported(path, header.card)
+    if engine.precision == "int8":
+        from geopanoptic.models.engines.int8 import open_eight_bit
+
+        return GraphSegmenter(header.card, open_eight_bit(graph, header.card, engine, threads))
+    return GraphSegmenter(header.card, open_runner(graph, engine, threads))
