@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,16 +18,15 @@ from geopanoptic.grid import Tile, Window
 from geopanoptic.models import Engine, Segmenter, load_model, with_tta
 from geopanoptic.predict.backoff import DEVICE
 from geopanoptic.predict.plan import Plan
+from geopanoptic.predict.reading import Chip, Mask, read_tiles
 from geopanoptic.predict.tables import pack
 from geopanoptic.segments import PanopticTile
 from geopanoptic.stitch import NodeTable, label_tile
+from geopanoptic.store import Packed, pack_array
 from geopanoptic.workers import trim_heap
 
 # Above this a process gives freed memory back after a region: see workers.malloc.
 _HEAP_BYTES = 2_600_000_000
-
-Chip = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -42,12 +42,14 @@ class _Clock:
 
 @dataclass(slots=True)
 class _Harvest:
-    """What a region's tiles gave: arrays for the part, nodes, failures."""
+    """What a region's tiles gave: arrays for the part, nodes, failures; and how long it took."""
 
-    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    arrays: dict[str, Packed | npt.NDArray[Any]] = field(default_factory=dict)
+    tiles: list[int] = field(default_factory=list)
     nodes: list[NodeTable] = field(default_factory=list)
     edges: list[Mask] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    clock: _Clock = field(default_factory=_Clock)
 
 
 @lru_cache(maxsize=1)
@@ -99,27 +101,26 @@ def infer_region(plan: Plan, index: int) -> dict[str, Any]:
     """Segment the tiles of region `index` and store the part; return its small record.
 
     The record: pixels, tiles, seconds by stage, and `failed`: tile number -> reason. A tile
-    fails alone (its pixels become nodata); StoreError (disk full) ends the run.
+    fails alone (its pixels become nodata); StoreError (disk full) ends the run. Memory holds the
+    pixels of a row or two of tiles and the compressed products, whatever the size of the region.
     """
     store = plan.parts("infer")
     if store.has(index):
         return {"cached": True, "px": plan.regions.region(index).core.area_px}
-    clock, harvest = _Clock(), _Harvest()
+    harvest = _Harvest()
     region = plan.regions.region(index)
-    start = time.perf_counter()
-    chips = _read(plan, region.window, region.tiles, harvest)
-    clock.read_s = time.perf_counter() - start
-    _segment(plan, chips, harvest, clock)
+    _segment(plan, _batches(plan, read_tiles(plan, region, harvest.failed), harvest), harvest)
+    clock = harvest.clock
     start = time.perf_counter()
     nodes = NodeTable.concatenate(harvest.nodes) if harvest.nodes else NodeTable.empty()
     arrays = harvest.arrays | pack(nodes, "nodes")
     arrays["edge"] = np.concatenate(harvest.edges) if harvest.edges else np.zeros(0, bool)
-    store.put(index, arrays, {"tiles": [t.index for t, _, _ in chips], "failed": harvest.failed})
-    clock.write_s = time.perf_counter() - start
+    store.put(index, arrays, {"tiles": harvest.tiles, "failed": harvest.failed})
+    clock.write_s += time.perf_counter() - start
     trim_heap(_HEAP_BYTES)
     return {
         "px": region.core.area_px,
-        "tiles": len(chips),
+        "tiles": len(harvest.tiles),
         "seconds": {name: getattr(clock, name) for name in _Clock.__slots__},
         "failed": harvest.failed,
     }
@@ -133,78 +134,50 @@ def store_failed_region(plan: Plan, index: int, cause: str) -> None:
     plan.parts("infer").put(index, arrays, {"tiles": [], "failed": failed})
 
 
-def _read(
-    plan: Plan, window: Window, tiles: tuple[int, ...], harvest: _Harvest
-) -> list[tuple[Tile, Chip, Mask]]:
-    """Read the region in one go; when a block is damaged, tile by tile to save the rest."""
-    try:
-        pixels, valid = plan.read(window)
-    except SceneError:
-        return _read_tiles(plan, tiles, harvest)
-    chips = []
-    for tile in map(plan.grid.tile, tiles):
-        rows, cols = tile.window.within(window).slices
-        if valid[rows, cols].any():
-            chips.append((tile, pixels[:, rows, cols], valid[rows, cols]))
-    return chips
-
-
-def _read_tiles(
-    plan: Plan, tiles: tuple[int, ...], harvest: _Harvest
-) -> list[tuple[Tile, Chip, Mask]]:
-    chips = []
-    for tile in map(plan.grid.tile, tiles):
-        try:
-            pixels, valid = plan.read(tile.window)
-        except SceneError as why:
-            harvest.failed[str(tile.index)] = str(why)
-            continue
-        if valid.any():
-            chips.append((tile, pixels, valid))
-    return chips
-
-
-def _segment(
-    plan: Plan, chips: list[tuple[Tile, Chip, Mask]], harvest: _Harvest, clock: _Clock
-) -> None:
-    """Run the network batch by batch on the device thread, decode in this one."""
-    batches = _batches(plan, chips)
-    # One batch ahead, so that the device has work while this thread decodes.
-    waiting = [_device().submit(_forward, plan, b) for b in batches[:1]]
-    for i, batch in enumerate(batches):
-        if i + 1 < len(batches):
-            waiting.append(_device().submit(_forward, plan, batches[i + 1]))
-        start = time.perf_counter()
-        try:
-            fields, seconds = waiting.pop(0).result()
-        except (SceneError, TileError) as why:
-            harvest.failed |= {str(t.index): str(why) for t, _, _ in batch}
-            continue
-        clock.wait_s += time.perf_counter() - start - seconds
-        clock.forward_s += seconds
-        start = time.perf_counter()
-        for n, (tile, _, valid) in enumerate(batch):
-            _decode(plan, tile, {k: v[n] for k, v in fields.items()}, valid, harvest)
-        clock.decode_s += time.perf_counter() - start
-
-
-def _batches(
-    plan: Plan, chips: list[tuple[Tile, Chip, Mask]]
-) -> list[list[tuple[Tile, Chip, Mask]]]:
+def _batches(plan: Plan, bands: Iterator[list[Chip]], harvest: _Harvest) -> Iterator[list[Chip]]:
     """Group chips that look the same shape to the network, at most plan.batch together."""
-    by_shape: dict[tuple[int, int], list[tuple[Tile, Chip, Mask]]] = {}
-    for chip in chips:
-        by_shape.setdefault(plan.seen_window(chip[0].index).shape, []).append(chip)
-    return [
-        group[i : i + plan.batch]
-        for group in by_shape.values()
-        for i in range(0, len(group), plan.batch)
-    ]
+    while True:
+        start = time.perf_counter()
+        chips = next(bands, None)
+        harvest.clock.read_s += time.perf_counter() - start
+        if chips is None:
+            return
+        harvest.tiles += [tile.index for tile, _, _ in chips]
+        by_shape: dict[tuple[int, int], list[Chip]] = {}
+        for chip in chips:
+            by_shape.setdefault(plan.seen_window(chip[0].index).shape, []).append(chip)
+        for group in by_shape.values():
+            for i in range(0, len(group), plan.batch):
+                yield group[i : i + plan.batch]
 
 
-def _forward(
-    plan: Plan, batch: list[tuple[Tile, Chip, Mask]]
-) -> tuple[dict[str, npt.NDArray[Any]], float]:
+def _segment(plan: Plan, batches: Iterator[list[Chip]], harvest: _Harvest) -> None:
+    """Run the network batch by batch on the device thread, decode in this one."""
+    waiting: deque[tuple[list[Chip], Future[Any]]] = deque()
+    for batch in batches:
+        # One batch ahead, so that the device has work while this thread decodes, or reads.
+        waiting.append((batch, _device().submit(_forward, plan, batch)))
+        if len(waiting) > 1:
+            _take(plan, *waiting.popleft(), harvest)
+    while waiting:
+        _take(plan, *waiting.popleft(), harvest)
+
+
+def _take(plan: Plan, batch: list[Chip], coming: Future[Any], harvest: _Harvest) -> None:
+    """Wait for the fields of a batch and decode them."""
+    clock, start = harvest.clock, time.perf_counter()
+    try:
+        fields, seconds = coming.result()
+    except (SceneError, TileError) as why:
+        harvest.failed |= {str(t.index): str(why) for t, _, _ in batch}
+        return
+    clock.wait_s += max(0.0, time.perf_counter() - start - seconds)  # others had the device
+    clock.forward_s += seconds
+    for n, (tile, _, valid) in enumerate(batch):
+        _decode(plan, tile, {k: v[n] for k, v in fields.items()}, valid, harvest)
+
+
+def _forward(plan: Plan, batch: list[Chip]) -> tuple[dict[str, npt.NDArray[Any]], float]:
     model = segmenter_of(plan)
     chips = np.stack(
         [mirrored(pixels, t.window, plan.seen_window(t.index)) for t, pixels, _ in batch]
@@ -230,6 +203,7 @@ def _decode(
     plan: Plan, tile: Tile, fields: Mapping[str, npt.NDArray[Any]], valid: Mask, harvest: _Harvest
 ) -> None:
     """Turn a tile's fields into its product: labels of the window, stuff and score of the core."""
+    start = time.perf_counter()
     rows, cols = tile.window.within(plan.seen_window(tile.index)).slices
     cropped = {name: a[..., rows, cols] for name, a in fields.items()}
     try:
@@ -241,12 +215,16 @@ def _decode(
     product = label_tile(panoptic, plan.grid.shape)
     core = tile.core.within(tile.window).slices
     labels = product.labels
-    small = labels.astype(np.uint16) if len(product.nodes) < 2**16 else labels
-    harvest.arrays[f"labels/{tile.index}"] = small
-    harvest.arrays[f"stuff/{tile.index}"] = panoptic.stuff[core]
-    harvest.arrays[f"score/{tile.index}"] = panoptic.score[core]
     harvest.nodes.append(product.nodes)
     harvest.edges.append(_touches_edge(labels, panoptic.stuff == 0, tile.window, plan.grid.shape))
+    decoded = time.perf_counter()
+    # compressed at once: the products of a whole region would take its memory many times
+    small = labels.astype(np.uint16) if len(product.nodes) < 2**16 else labels
+    harvest.arrays[f"labels/{tile.index}"] = pack_array(small)
+    harvest.arrays[f"stuff/{tile.index}"] = pack_array(panoptic.stuff[core])
+    harvest.arrays[f"score/{tile.index}"] = pack_array(panoptic.score[core])
+    harvest.clock.decode_s += decoded - start
+    harvest.clock.write_s += time.perf_counter() - decoded
 
 
 def _touches_edge(

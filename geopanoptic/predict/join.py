@@ -6,6 +6,8 @@ the coordinator, on tables of segments, never on pixels.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geopanoptic.grid import Window
+from geopanoptic.grid import Tile, Window
 from geopanoptic.predict.plan import Plan
 from geopanoptic.predict.tables import pack, unpack
 from geopanoptic.segments import SCORE_NONE, SegmentTable
@@ -28,7 +30,7 @@ from geopanoptic.stitch import (
     measure_core,
     resolve,
 )
-from geopanoptic.store import JobRef
+from geopanoptic.store import JobRef, Packed, pack_array
 
 Array = npt.NDArray[Any]
 
@@ -45,13 +47,16 @@ def _nodes(job: JobRef, region: int) -> tuple[NodeTable, frozenset[int]]:
 
 
 class _Labels:
-    """Tile labels read from the parts on demand; keeps those of one region and its neighbours."""
+    """Tile labels read from the parts on demand; keeps those of three rows of a region's tiles.
+
+    Regions are walked row by row: a tile's neighbours lie in its own row and those beside it.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.store = plan.parts("infer")
         self.seen = plan.seen  # taken once: to find it again means to hash the whole scene
-        self.kept: dict[int, Array] = {}
+        self.kept: OrderedDict[int, Array] = OrderedDict()
 
     def has(self, tile: int) -> bool:
         region = self.plan.regions.region_of(tile)
@@ -62,6 +67,9 @@ class _Labels:
             region = self.plan.regions.region_of(tile)
             name = f"labels/{tile}"
             self.kept[tile] = self.store.get(region, [name]).arrays[name]
+            while len(self.kept) > 3 * (self.plan.k + 2):
+                self.kept.popitem(last=False)
+        self.kept.move_to_end(tile)
         return self.kept[tile]
 
     def product(self, tile: int) -> TileLabels:
@@ -159,34 +167,85 @@ class _Luts:
         return self.kept[tile]
 
 
+@dataclass(frozen=True, slots=True)
+class CoreRow:
+    """The assembled pixels of one row of a region's tiles: scene-wide ids before numbering."""
+
+    window: Window
+    gid: npt.NDArray[np.int32]
+    stuff: npt.NDArray[np.uint8]
+    score: npt.NDArray[np.uint8]
+
+
 def core_region(plan: Plan, index: int) -> dict[str, Any]:
-    """Paint a region's core with global ids; store ids, stuff, score and areas per id."""
+    """Paint a region's core with global ids; store ids, stuff, score and areas per id.
+
+    The part holds one array per row of tiles, so that whoever makes or reads it holds no more.
+    """
     store = plan.parts("core")
     if store.has(index):
         return {"cached": True}
     region = plan.regions.region(index)
-    gid = np.zeros(region.core.shape, np.int32)
-    stuff = np.zeros(region.core.shape, np.uint8)
-    score = np.full(region.core.shape, SCORE_NONE, np.uint8)
-    infer, labels, luts = plan.parts("infer"), _Labels(plan), _Luts(plan)
-    for number in region.tiles:
+    labels, luts = _Labels(plan), _Luts(plan)
+    arrays: dict[str, Packed | Array] = {}
+    areas = []
+    for i, (tiles, window) in enumerate(_rows(plan, index)):
+        row = _assembled_row(plan, tiles, window, (labels, luts))
+        for name in _PIXELS:
+            arrays[f"{name}/{i}"] = pack_array(getattr(row, name))
+        areas.append(measure_core(row.gid, window)[:2])
+    there, of = np.unique(np.concatenate([gids for gids, _ in areas]), return_inverse=True)
+    area_px = np.zeros(len(there), np.int64)
+    np.add.at(area_px, of.ravel(), np.concatenate([px for _, px in areas]))
+    store.put(index, arrays | {"area.gid": there, "area.px": area_px}, {})
+    return {"px": region.core.area_px}
+
+
+_PIXELS = ("gid", "stuff", "score")
+
+
+def core_rows(plan: Plan, index: int) -> Iterator[CoreRow]:
+    """Yield what `core_region` stored of a region, row of tiles by row of tiles."""
+    store = plan.parts("core")
+    for i, (_, window) in enumerate(_rows(plan, index)):
+        names = [f"{name}/{i}" for name in _PIXELS]
+        arrays = store.get(index, names).arrays
+        yield CoreRow(window, *(arrays[name] for name in names))
+
+
+def _rows(plan: Plan, index: int) -> Iterator[tuple[list[Tile], Window]]:
+    """Yield the rows of tiles of a region, with the window of their cores."""
+    region = plan.regions.region(index)
+    across = len({number % plan.grid.n_cols for number in region.tiles})
+    for start in range(0, len(region.tiles), across):
+        tiles = [plan.grid.tile(number) for number in region.tiles[start : start + across]]
+        first, last = tiles[0].core, tiles[-1].core
+        yield tiles, Window.from_bounds(first.row, first.col, last.row_stop, last.col_stop)
+
+
+def _assembled_row(
+    plan: Plan, tiles: list[Tile], window: Window, known: tuple[_Labels, _Luts]
+) -> CoreRow:
+    gid = np.zeros(window.shape, np.int32)
+    stuff = np.zeros(window.shape, np.uint8)
+    score = np.full(window.shape, SCORE_NONE, np.uint8)
+    infer, (labels, luts) = plan.parts("infer"), known
+    for tile in tiles:
+        number = tile.index
         if not labels.has(number):
             continue
-        tile = plan.grid.tile(number)
         views: dict[int, tuple[Window, Array]] = {number: (tile.window, labels.of(number))}
         for other in plan.grid.neighbours(number):
             if labels.has(other):
                 views[other] = (plan.grid.tile(other).window, labels.of(other))
-        here = tile.core.within(region.core).slices
-        part = infer.get(index, [f"stuff/{number}", f"score/{number}"]).arrays
-        stuff[here], score[here] = part[f"stuff/{number}"], part[f"score/{number}"]
+        here = tile.core.within(window).slices
+        names = [f"stuff/{number}", f"score/{number}"]
+        part = infer.get(plan.regions.region_of(number), names).arrays
+        stuff[here], score[here] = part[names[0]], part[names[1]]
         painted = assemble_core(tile, views, luts)
         # nodata stays nodata, whatever a neighbour's view paints
         gid[here] = np.where(stuff[here] == 0, 0, painted)
-    arrays: dict[str, Array] = {"gid": gid, "stuff": stuff, "score": score}
-    there, area_px, _ = measure_core(gid, region.core)
-    store.put(index, arrays | {"area.gid": there, "area.px": area_px}, {})
-    return {"px": region.core.area_px}
+    return CoreRow(window, gid, stuff, score)
 
 
 def number_ids(plan: Plan, ids: Ids) -> tuple[npt.NDArray[np.int32], SegmentTable]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
+from geopanoptic.predict.join import core_rows
 from geopanoptic.predict.plan import Plan
 from geopanoptic.raster import LabelReader, LabelWriter
 from geopanoptic.segments import SCORE_NONE, SCORE_ONE, SegmentTable
@@ -63,12 +64,11 @@ def write_rasters(
 def _assembled(plan: Plan, final: npt.NDArray[np.int32], things: SegmentTable) -> Iterator[Layers]:
     """Yield the cores of the regions with final ids."""
     class_of = _class_of(things)
-    store = plan.parts("core")
-    for region in map(plan.regions.region, plan.seen.indexes):
-        part = store.get(region.index, ["gid", "stuff", "score"]).arrays
-        instances = final[part["gid"]]
-        semantic = np.where(instances > 0, class_of[instances], part["stuff"])
-        yield Layers(region.core, semantic, instances, part["score"])
+    for index in plan.seen.indexes:
+        for row in core_rows(plan, index):
+            instances = final[row.gid]
+            semantic = np.where(instances > 0, class_of[instances], row.stuff)
+            yield Layers(row.window, semantic, instances, row.score)
 
 
 def _class_of(things: SegmentTable) -> npt.NDArray[np.uint8]:

@@ -198,12 +198,14 @@ def _work(
     with record.stage("assemble"):
         _each(engine, partial(core_region, plan), plan, execution, "assemble")
         final, things = number_ids(plan, ids)
+    trim_heap(0)  # each stage begins with what is in use, not with the peaks of those before
     with record.stage("write"):
         folder = plan.files_folder()
         rasters = write_rasters(plan, final, things, folder)
         record.failed_tiles |= ids.failed
         record.counts |= _counts(plan, rasters, ids)
         finished = Finished(plan, rasters, ids.seams, run_facts(plan, record.facts()))
+        trim_heap(0)
         paths: tuple[Path, ...] = writing.result().publish(finished, products)
         return paths
 

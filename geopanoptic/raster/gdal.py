@@ -23,6 +23,9 @@ from geopanoptic.errors import SceneError
 _MAX_HANDLES = 24  # per thread; a mosaic of ten thousand files must not exhaust file descriptors
 
 _CACHE_MB = 64
+# The size of GDAL's cache is one number for all threads, and a thread that leaves `gdal_env` sets
+# it back to what the process began with: 5 % of the machine's memory, if not for this line.
+os.environ.setdefault("GDAL_CACHEMAX", str(_CACHE_MB))
 
 _SETTINGS: dict[str, str | int] = {
     # Correctness: in GDAL 3.10 a VRT read by helper threads loses their errors, and a corrupt

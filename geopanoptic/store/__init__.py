@@ -12,7 +12,7 @@ from geopanoptic.store.output import (
     check_outputs,
     check_space,
 )
-from geopanoptic.store.part import Part
+from geopanoptic.store.part import Packed, Part, pack_array
 from geopanoptic.store.parts import PartStore
 from geopanoptic.store.remote_job import ObjectJob, open_job
 
@@ -21,6 +21,7 @@ __all__ = [
     "JobRef",
     "ObjectJob",
     "ObjectParts",
+    "Packed",
     "Part",
     "PartStore",
     "atomic_output",
@@ -30,4 +31,5 @@ __all__ = [
     "check_space",
     "is_object_store",
     "open_job",
+    "pack_array",
 ]

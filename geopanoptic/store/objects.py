@@ -20,7 +20,7 @@ from typing import Any
 
 from geopanoptic.errors import StoreError
 from geopanoptic.store import disk
-from geopanoptic.store.part import Array, Header, Part, encode, parse_arrays, parse_header
+from geopanoptic.store.part import Array, Header, Packed, Part, encode, parse_arrays, parse_header
 from geopanoptic.store.parts import PARTS_DIRECTORY, check_identity, missing, part_name
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
@@ -169,7 +169,7 @@ class ObjectParts:
     def _folder(self) -> str:
         return f"{file_system(self.root)[1]}/{PARTS_DIRECTORY}/{self.kind}"
 
-    def put(self, key: int, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> bool:
+    def put(self, key: int, arrays: Mapping[str, Array | Packed], meta: Mapping[str, Any]) -> bool:
         """Put a part; tell whether it is this call's (False: another writer was first).
 
         A damaged part in the way is replaced. Raises StoreError when the store does not take it.

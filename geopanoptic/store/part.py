@@ -42,6 +42,15 @@ class Part:
     meta: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An array as it will lie in a part: made early by `pack_array`, so that many take no room."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
 @dataclass(frozen=True)
 class Header:
     """The parsed header of a part file; `start` is the byte where its sections begin."""
@@ -66,32 +75,41 @@ def _zstd() -> Any:
     return Zstd(level=1)
 
 
+def pack_array(given: npt.ArrayLike) -> Packed:
+    """Compress an array of any shape (also empty) and a boolean, integer or float dtype.
+
+    Byte order is stored little-endian. Raises TypeError for any other dtype: that is the caller's
+    mistake.
+    """
+    array = np.asarray(given)
+    if array.dtype.kind not in _PLAIN_KINDS:
+        raise TypeError(f"an array has dtype {array.dtype}; a part holds plain numbers")
+    plain = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+    data = bytes(_zstd().encode(plain.reshape(-1).view(np.uint8))) if plain.size else b""
+    return Packed(plain.dtype.str, array.shape, data)
+
+
 def encode(
-    identity: tuple[str, str, int], arrays: Mapping[str, Array], meta: Mapping[str, Any]
+    identity: tuple[str, str, int], arrays: Mapping[str, Array | Packed], meta: Mapping[str, Any]
 ) -> list[bytes]:
     """Return the byte pieces of a part file with this `identity` = (fingerprint, kind, key).
 
-    Arrays may have any shape (also empty) and a boolean, integer or float dtype; byte order is
-    stored little-endian. Raises TypeError for any other dtype: that is the caller's mistake.
+    Arrays are as `pack_array` takes them, or packed already: the bytes are the same.
     """
     sections: dict[str, dict[str, Any]] = {}
     pieces: list[bytes] = []
     offset = 0
     for name, given in arrays.items():
-        array = np.asarray(given)
-        if array.dtype.kind not in _PLAIN_KINDS:
-            raise TypeError(f"array {name!r} has dtype {array.dtype}; a part holds plain numbers")
-        plain = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-        packed = bytes(_zstd().encode(plain.reshape(-1).view(np.uint8))) if plain.size else b""
+        packed = given if isinstance(given, Packed) else pack_array(given)
         sections[name] = {
-            "dtype": plain.dtype.str,
-            "shape": list(array.shape),
+            "dtype": packed.dtype,
+            "shape": list(packed.shape),
             "offset": offset,
-            "length": len(packed),
-            "crc32": zlib.crc32(packed),
+            "length": len(packed.data),
+            "crc32": zlib.crc32(packed.data),
         }
-        pieces.append(packed)
-        offset += len(packed)
+        pieces.append(packed.data)
+        offset += len(packed.data)
     fingerprint, kind, key = identity
     header = json.dumps(
         {

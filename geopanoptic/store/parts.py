@@ -12,7 +12,7 @@ from typing import Any
 
 from geopanoptic.errors import StoreError
 from geopanoptic.store import disk
-from geopanoptic.store.part import Array, Header, Part, encode, read_arrays, read_header
+from geopanoptic.store.part import Array, Header, Packed, Part, encode, read_arrays, read_header
 
 PARTS_DIRECTORY = "parts"
 _counter = itertools.count()
@@ -48,7 +48,7 @@ class PartStore:
     def _folder(self) -> Path:
         return self.root / PARTS_DIRECTORY / self.kind
 
-    def put(self, key: int, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> bool:
+    def put(self, key: int, arrays: Mapping[str, Array | Packed], meta: Mapping[str, Any]) -> bool:
         """Write a part; tell whether it is this call's (False: another writer was first).
 
         Written beside, flushed, then linked to its name. A damaged part in the way is replaced.
