@@ -1,6 +1,6 @@
 """Measure a model on places it was not trained on: whole scenes, tiled and stitched by predict.
 
-    python benchmarks/model_quality.py DATA [--model NAME] [--out FILE] [--write-card]
+    python benchmarks/model_quality.py DATA [--model NAME] [--out FILE] [--calibrate] [--write-card]
 
 DATA is the folder of labelled scenes (kampala, the southern half of kitsap, dubai tile 2, munich
 MOS75-93). Buildings are compared at the scene's own pixels after predict at 0.3 m: F1 and PQ at
@@ -9,11 +9,12 @@ IoU > 0.5. Stuff: IoU per class over labelled pixels, where a label that fits se
 against the drawn boxes, matched greedily by falling IoU, F1 at IoU >= 0.3 and >= 0.5.
 
 Scores of buildings: reliability and expected calibration error (15 bins) on those test places and
-on the validation part, the last 640 rows of the Banepa window and a north-eastern part of Kitsap
-(the latter was trained on); there by cross-validation, since the calibration is fitted to it.
+on the validation places, which `model_calibration` tells about; beside each error the one that
+true probabilities would show on as many segments.
 
-`--calibrate` first fits the card's score calibration on the validation part. `--write-card` puts
-the figures into the card of the model file and writes docs/model-card.md with its diagram.
+`--calibrate` first fits the card's score model of buildings on the validation places.
+`--write-card` puts the figures into the card of the model file and writes docs/model-card.md with
+its diagram and the pictures of `model_pictures`.
 """
 
 from __future__ import annotations
@@ -24,221 +25,53 @@ import os
 import platform
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
-from affine import Affine
-from rasterio.windows import Window as RasterWindow
+from model_calibration import calibrate, collect, judged, report
+from model_failures import failures, failures_page
+from model_pictures import BundledScene, gallery, gallery_page
+from model_places import TEST, Counts, as_scene, match_boxes, match_regions, run_predict
 from scipy import ndimage
 
-from geopanoptic.contingency import Contingency
 from geopanoptic.dataset.boxes import read_yolo
-from geopanoptic.metrics import Reliability, apply_calibration, fit_calibration, segment_hits
-from geopanoptic.metrics.calibration import Knots
+from geopanoptic.metrics import Reliability, segment_hits
 from geopanoptic.models import DEFAULT_MODEL, read_card, save_model
 from geopanoptic.models.checkpoint import model_path, read_header, read_tensors
-from geopanoptic.predict import PredictSettings, predict
 
 ROOT = Path(__file__).parents[1]
-OAM = "buildings_oam/areas"
 MUNICH = [75, 77, 79, 81, 83, 85, 87, 89, 91, 93]
 DUBAI_CODES = {1: {7}, 2: {6}, 3: {5, 2}, 4: {1}, 5: {3, 4}}  # their code -> our class ids
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a match of objects adds up from: pairs, their IoU, misses on both sides."""
-
-    tp: int = 0
-    iou_sum: float = 0.0
-    fp: int = 0
-    fn: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.tp + other.tp,
-            self.iou_sum + other.iou_sum,
-            self.fp + other.fp,
-            self.fn + other.fn,
-        )
-
-    def report(self) -> dict[str, float]:
-        objects = max(2 * self.tp + self.fp + self.fn, 1)
-        return {
-            "f1": round(2 * self.tp / objects, 4),
-            "pq": round(2 * self.iou_sum / objects, 4),
-            "precision": round(self.tp / max(self.tp + self.fp, 1), 4),
-            "recall": round(self.tp / max(self.tp + self.fn, 1), 4),
-            "truth": self.tp + self.fn,
-            "predicted": self.tp + self.fp,
-        }
-
-
-def match_regions(truth: npt.NDArray[Any], pred: npt.NDArray[Any]) -> Counts:
-    """Match two id rasters (0 = none) at IoU > 0.5, where pairs are unique."""
-    table = Contingency.of(truth, pred)
-    areas = [np.bincount(a.ravel()) for a in (truth, pred)]
-    both = (table.a > 0) & (table.b > 0)
-    inter = table.pixels[both]
-    iou = inter / (areas[0][table.a[both]] + areas[1][table.b[both]] - inter)
-    pairs = iou[iou > 0.5]
-    n_truth, n_pred = (int((a[1:] > 0).sum()) for a in areas)
-    return Counts(len(pairs), float(pairs.sum()), n_pred - len(pairs), n_truth - len(pairs))
-
-
-def match_boxes(truth: npt.NDArray[Any], pred: npt.NDArray[Any], least: float) -> Counts:
-    """Match boxes (row0, col0, row1, col1) one to one, by falling IoU, down to `least`."""
-    low = np.maximum(truth[:, None, :2], pred[None, :, :2])
-    high = np.minimum(truth[:, None, 2:], pred[None, :, 2:])
-    inter = np.prod(np.clip(high - low, 0, None), axis=-1)
-    area = [np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (truth, pred)]
-    iou = inter / np.maximum(area[0][:, None] + area[1][None] - inter, 1e-9)
-    pairs = []
-    used: tuple[set[int], set[int]] = (set(), set())
-    for flat in np.argsort(-iou, axis=None):
-        i, j = divmod(int(flat), iou.shape[1])
-        if iou[i, j] < least:
-            break
-        if i not in used[0] and j not in used[1]:
-            used[0].add(i)
-            used[1].add(j)
-            pairs.append(float(iou[i, j]))
-    return Counts(len(pairs), sum(pairs), len(pred) - len(pairs), len(truth) - len(pairs))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Predicted objects of one class: `score` and whether each is right (`hit`), by place."""
-
-    score: npt.NDArray[np.float64]
-    hit: npt.NDArray[np.bool_]
-
-    def __add__(self, other: Scored) -> Scored:
-        both = (self.score, other.score), (self.hit, other.hit)
-        return Scored(*(np.concatenate(pair) for pair in both))
-
-    def reliability(self, knots: Knots = ()) -> Reliability:
-        return Reliability.of(apply_calibration(knots, self.score), self.hit)
-
-    def cross_validated(self, folds: int = 5) -> Reliability:
-        """Return the reliability of scores that were calibrated on the other folds."""
-        fold = np.random.default_rng(1).permutation(len(self.score)) % folds
-        mended = np.empty(len(self.score))
-        for k in range(folds):
-            here = fold == k
-            knots = fit_calibration(self.score[~here], self.hit[~here])
-            mended[here] = apply_calibration(knots, self.score[here])
-        return Reliability.of(mended, self.hit)
-
-
-def run_predict(
-    scene: Path, model: str, gsd_m: float | None
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], dict[int, float]]:
-    """Return the class and instance rasters of a scene on its own grid, and score by id."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = PredictSettings(gsd_m=gsd_m, grid="scene")
-        panoptic = predict(scene, model, Path(folder) / "map.panoptic", settings=settings)
-        table = panoptic.segment_table
-        scores = dict(zip(table.id.tolist(), table.score.tolist(), strict=True))
-        return panoptic.semantic.to_numpy(), panoptic.instances.to_numpy(), scores
-
-
-def as_scene(rgb: npt.NDArray[Any], gsd_m: float, path: Path) -> Path:
-    """Write pixels as a scene somewhere in UTM 32, so that they have a GSD."""
-    profile = {
-        "driver": "GTiff", "count": 3, "height": rgb.shape[1], "width": rgb.shape[2],
-        "dtype": "uint8", "crs": "EPSG:32632", "tiled": True,
-        "transform": Affine(gsd_m, 0, 5e5, 0, -gsd_m, 5e6),
-    }  # fmt: skip
-    with rasterio.open(path, "w", **profile) as file:
-        file.write(rgb)
-    return path
-
-
-Building = tuple[Counts, Scored, dict[str, Any]]
-
-
-def buildings(scene: Path, truth: npt.NDArray[Any], model: str) -> Building:
-    """Score the buildings of one scene."""
-    semantic, instances, scores = run_predict(scene, model, 0.3)
-    pred = np.where(semantic == 1, instances, 0)
-    counts = match_regions(truth, pred)
-    ids, hit = segment_hits(truth, pred)
-    scored = Scored(np.array([scores[i] for i in ids.tolist()], float), hit)
-    inter, union = ((pred > 0) & (truth > 0)).sum(), ((pred > 0) | (truth > 0)).sum()
-    facts = counts.report() | {"pixel_iou": round(float(inter / union), 4)}
-    facts["vehicles_predicted"] = len(np.unique(instances[semantic == 2]))
-    return counts, scored, facts
-
-
-def kitsap(data: Path, window: RasterWindow, path: Path) -> tuple[Path, npt.NDArray[Any]]:
-    """Cut a part of the Kitsap scene; return it and its building ids."""
-    folder = data / "buildings_kitsap"
-    with rasterio.open(folder / "kitsap11_rgb.tif") as file:
-        scene = as_scene(file.read(window=window), 0.3, path)
-    with rasterio.open(folder / "kitsap11_instances_registered.tif") as file:
-        return scene, file.read(1, window=window)
-
-
-def validation(data: Path, model: str, work: Path) -> Building:
-    """Score the part that chose thresholds and calibrates: Banepa's strip, a part of Kitsap."""
-    folder, window = data / "buildings_oam/banepa_np", RasterWindow(0, 3456, 3072, 640)
-    with rasterio.open(folder / "banepa_labelled_window.tif") as file:
-        strip = as_scene(file.read([1, 2, 3], window=window), 0.132, work / "strip.tif")
-    with rasterio.open(folder / "banepa_instances.tif") as file:
-        truth = file.read(1, window=window)
-    a, a_scored, _ = buildings(strip, truth, model)
-    north, truth = kitsap(data, RasterWindow(3600, 0, 1400, 1400), work / "north.tif")
-    b, b_scored, _ = buildings(north, truth, model)
-    return a + b, a_scored + b_scored, (a + b).report()
-
-
-def calibrate(data: Path, model: str, work: Path) -> None:
-    """Fit the calibration of building scores on the validation part; keep it in the card."""
-    path = model_path(model)
-    header = read_header(path)
-    plain = replace(header.card, score_calibration={})
-    bare = work / "bare.safetensors"
-    save_model(bare, read_tensors(path, header), plain)
-    _, scored, _ = validation(data, str(bare), work)
-    knots = fit_calibration(scored.score, scored.hit)
-    card = replace(header.card, score_calibration={"building": knots})
-    save_model(path, read_tensors(path, header), card)
-
-
-def measure_validation(data: Path, model: str, work: Path) -> dict[str, Any]:
-    """Score the validation part, and its calibration by cross-validation."""
-    header = read_header(model_path(model))
-    bare = work / "bare.safetensors"
-    tensors = read_tensors(model_path(model), header)
-    save_model(bare, tensors, replace(header.card, score_calibration={}))
-    _, scored, facts = validation(data, str(bare), work)
-    return facts | {
-        "raw": scored.reliability().to_json(),
-        "calibrated": scored.cross_validated().to_json(),
-    }
 
 
 def measure_buildings(data: Path, model: str, work: Path) -> dict[str, Any]:
     """Score Kampala and the southern half of Kitsap, each and pooled."""
     out: dict[str, Any] = {}
-    kampala, scored = Counts(), Scored(np.zeros(0), np.zeros(0, bool))
-    for k in (1, 2):
-        scene = data / OAM / f"kampala_ug_{k}.tif"
-        with rasterio.open(data / OAM / f"kampala_ug_{k}_instances.tif") as file:
-            truth = file.read(1)
-        counts, more, out[f"kampala_{k}"] = buildings(scene, truth, model)
-        kampala, scored = kampala + counts, scored + more
-    scene, truth = kitsap(data, RasterWindow(0, 2500, 5000, 2500), work / "kitsap.tif")
-    south, more, out["kitsap_south"] = buildings(scene, truth, model)
-    out["kampala"] = kampala.report()
-    out["pooled"] = (kampala + south).report()
-    out["reliability"] = (scored + more).reliability().to_json()
+    regions: dict[str, Counts] = {}
+    scores, hits = [], []
+    for place in TEST:
+        scene, truth = place.read(data, work / "place.tif")
+        semantic, instances, score = run_predict(scene, model, 0.3)
+        pred = np.where(semantic == 1, instances, 0)
+        counts = match_regions(truth, pred)
+        regions[place.region] = regions.get(place.region, Counts()) + counts
+        ids, hit = segment_hits(truth, pred)
+        scores.append(np.array([score[i] for i in ids.tolist()], float))
+        hits.append(hit)
+        inter, union = ((pred > 0) & (truth > 0)).sum(), ((pred > 0) | (truth > 0)).sum()
+        out[place.name] = counts.report() | {
+            "pixel_iou": round(float(inter / union), 4),
+            "vehicles_predicted": len(np.unique(instances[semantic == 2])),
+            "reliability": judged(scores[-1], hit),
+            "kinds": failures(truth, pred),
+        }
+    out |= {region: (out.get(region, {}) | counts.report()) for region, counts in regions.items()}
+    out["pooled"] = sum(regions.values(), Counts()).report()
+    out["reliability"] = judged(np.concatenate(scores), np.concatenate(hits))
     return out
 
 
@@ -289,15 +122,18 @@ def card_metrics(result: dict[str, Any]) -> tuple[dict[str, Any], ...]:
             rows.append({"what": f"building {name} at IoU 0.5", "where": place, "value": value})
     for where, found in (
         ("test places", result["buildings"]["reliability"]),
-        ("validation, cross-validated", result["validation"]["calibrated"]),
+        ("validation, by blocks", result["validation"]["calibrated"]),
     ):
         what = "building scores: expected calibration error"
         rows.append({"what": what, "where": where, "value": round(found["ece"], 4)})
+        floor = found["ece_of_true_probabilities"]
+        what = f"the same of true probabilities, {found['segments']} buildings"
+        rows.append({"what": what, "where": where, "value": floor})
     for name, value in result["stuff"].items():
         rows.append({"what": f"{name} IoU", "where": "dubai tile 2", "value": value})
-    for least, report in result["vehicles"].items():
+    for least, counted in result["vehicles"].items():
         what = f"vehicle box f1 at {least.replace('_', ' ')}"
-        rows.append({"what": what, "where": "munich MOS75-93", "value": report["f1"]})
+        rows.append({"what": what, "where": "munich MOS75-93", "value": counted["f1"]})
     return tuple(rows)
 
 
@@ -314,6 +150,43 @@ def write_card(model: str, result: dict[str, Any]) -> None:
     (ROOT / "docs/images/reliability.svg").write_text(known.svg("Buildings, test places") + "\n")
 
 
+def validation_table(validation: dict[str, Any]) -> list[str]:
+    """Return the lines of Markdown that say how far the scores of buildings can be trusted."""
+    rows = [("all", validation["raw"], validation["calibrated"], None)]
+    strip = validation["held_out_strip"]
+    rows.append(
+        (
+            "banepa strip, not trained on",
+            strip["raw"],
+            strip["cross_validated"],
+            strip["fitted_to_trained_on_places"],
+        )
+    )
+    for name, region in validation["regions"].items():
+        rows.append(
+            (name, region["raw"], region["cross_validated"], region["fitted_to_other_regions"])
+        )
+    lines = [
+        "## Scores of buildings on validation", "",
+        "Every place with outlines but the test places; all but the strip were trained on. "
+        "Expected calibration error (15 bins) of the mean probability; of the score model, "
+        "cross-validated by blocks of 75 m; in brackets the error that true probabilities would "
+        "show on as many segments; of a fit to other places only (for the strip: to those trained "
+        "on; for a region: to the other regions). Order: how often a right building scores higher "
+        "than a wrong one, by the mean and by the score model.", "",
+        "| where | buildings | mean | score model | fitted elsewhere | order |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, raw, own, elsewhere in rows:
+        floor = own["ece_of_true_probabilities"]
+        other = "" if elsewhere is None else f"{elsewhere['ece']:.3f}"
+        lines.append(
+            f"| {name} | {own['segments']} | {raw['ece']:.3f} | {own['ece']:.3f} ({floor:.3f}) | "
+            f"{other} | {raw['auc']:.2f} / {own['auc']:.2f} |"
+        )
+    return [*lines, ""]
+
+
 def card_page(card: Any, result: dict[str, Any]) -> str:
     """Return the card and the figures as a page of Markdown."""
     lines = [
@@ -327,12 +200,19 @@ def card_page(card: Any, result: dict[str, Any]) -> str:
         f"| tile | core {card.core} px, halo {card.halo} px |",
         f"| architecture | {card.architecture} {json.dumps(dict(card.arguments))} |",
         f"| decoder | {card.decoder} {json.dumps(dict(card.thresholds))} |",
+        f"| score model | {json.dumps({k: dict(v) for k, v in card.score_model.items()})} |",
         f"| licence | {card.licence} |", f"| sha256 of the weights | `{card.sha256}` |", "",
         "## Measured on places it was not trained on", "",
         "| what | where | value |", "|---|---|---|",
         *(f"| {m['what']} | {m['where']} | {m['value']:.3f} |" for m in card.metrics), "",
         f"Machine: {result['machine']}.", "",
+        *validation_table(result["validation"]),
         "![reliability of building scores](images/reliability.svg)", "",
+        *gallery_page(result["pictures"]),
+        *failures_page(
+            {name: found["kinds"] for name, found in result["validation"]["places"].items()}
+            | {p.name: result["buildings"][p.name]["kinds"] for p in TEST}
+        ),
         "## Trained on", "", "| data | used for | licence |", "|---|---|---|",
         *(f"| {d['name']} | {d['used for']} | {d['licence']} |" for d in card.training_data), "",
         (ROOT / "docs/model-card-notes.md").read_text(),
@@ -351,8 +231,10 @@ def main() -> None:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        images = ROOT / "docs/images" if given.write_card else work
+        found = collect(given.data, given.model, work)
         if given.calibrate:
-            calibrate(given.data, given.model, work)
+            calibrate(given.model, found)
         result = {
             "model": read_card(given.model).name,
             "sha256": read_card(given.model).sha256,
@@ -360,9 +242,10 @@ def main() -> None:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
             f"{platform.python_version()}",
             "buildings": measure_buildings(given.data, given.model, work),
-            "validation": measure_validation(given.data, given.model, work),
+            "validation": report(found),
             "stuff": measure_stuff(given.data, given.model, work),
             "vehicles": measure_vehicles(given.data, given.model, work),
+            "pictures": gallery(BundledScene.predicted(given.data, given.model), images),
         }
     result["seconds"] = round(time.monotonic() - start, 1)
     text = json.dumps(result, indent=1)
