@@ -15,6 +15,7 @@ from random_model import random_card, write_random_model
 from geopanoptic.errors import CheckpointError
 from geopanoptic.models import ModelCard, list_models, load_model, read_card
 from geopanoptic.models.checkpoint import KEY, read_header, weights_digest
+from geopanoptic.schema import LabelSchema
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +131,79 @@ def test_every_bundled_model_keeps_its_promise() -> None:
         assert card.metrics
 
 
-def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    path.write_bytes(pickle.dumps({"weights": [1, 2, 3]}, protocol=2))
-    with pytest.raises(CheckpointError, match="never loaded"):
+class Evil:
+    """Leaves a trace where its pickle is loaded."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.trace,)
+
+
+def evil_file(path: Path, trace: Path) -> Path:
+    """Write a pickle, or torch's zip of one, that leaves `trace` when anyone loads it."""
+    if path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(Evil(trace)))
+        return path
+    import torch
+
+    torch.save({"weights": Evil(trace)}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.pkl", "model.safetensors"])
+def test_a_pickle_is_never_loaded(name: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    with evil_file(tmp_path / "check.pkl", trace).open("rb") as file:
+        pickle.load(file)
+    assert trace.exists(), "this pickle would do harm"
+    trace.unlink()
+    path = evil_file(tmp_path / ("x.pkl" if name == "model.pkl" else "x.pt"), trace)
+    path = path.rename(tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"a PyTorch pickle.*never loaded"):
+        load_model(path)
+    assert not trace.exists()
+
+
+def test_a_pickle_as_encoder_weights_runs_no_code(tmp_path: Path) -> None:
+    from geopanoptic.train.start import _encoder_weights
+
+    path = evil_file(tmp_path / "encoder.pth", tmp_path / "trace")
+    with pytest.raises(CheckpointError, match="cannot read the encoder weights"):
+        _encoder_weights(path, None)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_files_and_headers_have_limits(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geopanoptic.models.checkpoint.MAX_FILE_BYTES", 1000)
+    with pytest.raises(CheckpointError, match="models above 1000 are refused"):
+        read_card(model_file)
+    monkeypatch.setattr("geopanoptic.models.checkpoint.MAX_HEADER_BYTES", 100)
+    with pytest.raises(CheckpointError, match="no safetensors file"):
+        read_card(model_file)
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"bands": ["a", "b"], "mean": [0, 0], "std": [1, 1]}, "names 2 bands, its network takes"),
+        ({"classes": LabelSchema.default().subset(["building", "tree"]).to_json()}, "do not fit"),
+        ({"arguments": {"decoder_channels": [10**9, 16, 16, 8]}}, "1 to 65536 channels"),
+        ({"arguments": {"in_channels": "three"}}, "argument of the dense architecture is wrong"),
+    ],
+)
+def test_a_card_that_lies_about_its_network_is_refused(
+    model_file: Path, tmp_path: Path, entries: dict[str, object], said: str
+) -> None:
+    def change(head: dict[str, dict[str, str]]) -> None:
+        card = json.loads(head["__metadata__"][KEY])
+        thresholds = {k: v for k, v in card["thresholds"].items() if "vehicle" not in k}
+        lie = {"thresholds": thresholds} if "classes" in entries else {}
+        head["__metadata__"][KEY] = json.dumps(card | lie | entries)
+
+    path = rewritten(model_file, tmp_path / "lie.safetensors", change)
+    with pytest.raises(CheckpointError, match=said):
         load_model(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from random_model import random_card
 
 from geopanoptic.errors import CheckpointError
 from geopanoptic.metrics import ClassCode, PanopticCount, Sides, quality_of
-from geopanoptic.models import ModelCard, load_model, save_model
-from geopanoptic.models.systems.panoptic_fpn import PanopticFpn
+from geopanoptic.models import ModelCard, check_model, load_model, save_model
 from geopanoptic.models.systems.segmenter import MaskSegmenter, build
 from geopanoptic.panoptic_map import check_map
 from geopanoptic.predict import predict
+from geopanoptic.schema import LabelSchema
 
 LABELS = {"num_labels": 7}
 RESNET = {
@@ -66,15 +67,27 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+DETECTORS = ("panoptic_fpn", "mask_rcnn")
+SMALL_DETECTOR = {
+    "backbone": "resnet18", "detections": 20, "proposals": 40, "samples": 32, "box_channels": 64,
+    "pyramid_channels": 64,
+    "mask_channels": 32,
+}  # fmt: skip
+NO_STUFF = LabelSchema(LabelSchema.default().things)
+
 
 def masks_card(architecture: str, **changes: Any) -> ModelCard:
     config = {"config": CONFIGS.get(architecture, {})}
     arguments = config | ({"task_tokens": [1, 2, 3, 4, 5]} if "oneformer" in architecture else {})
+    if architecture in DETECTORS:
+        arguments = SMALL_DETECTOR
     if architecture == "panoptic_fpn":
-        arguments = {"backbone": "resnet18", "semantic_channels": 32, "detections": 20}
+        arguments = arguments | {"semantic_channels": 32}
+    if architecture == "mask_rcnn":
+        changes = {"schema": NO_STUFF} | changes
     entries: dict[str, Any] = {
         "architecture": architecture, "arguments": arguments, "core": 48, "halo": 8,
-        "decoder": "paste" if architecture == "panoptic_fpn" else "queries",
+        "decoder": "paste" if architecture in DETECTORS else "queries",
         "thresholds": {"score": 0.05},
     }  # fmt: skip
     return random_card(architecture, **(entries | changes))
@@ -97,7 +110,7 @@ def scene_of(path: Path, shape: tuple[int, int] = (70, 90)) -> Path:
     return path
 
 
-@pytest.mark.parametrize("architecture", ["panoptic_fpn", *CONFIGS])
+@pytest.mark.parametrize("architecture", [*DETECTORS, *CONFIGS])
 def test_every_system_predicts_a_scene_end_to_end(architecture: str, tmp_path: Path) -> None:
     if architecture.startswith("hf_"):
         pytest.importorskip("transformers", reason="needs the extra hf")
@@ -115,14 +128,85 @@ def test_a_directory_of_transformers_predicts_as_its_weights_in_one_file(tmp_pat
     card = masks_card("hf_mask2former")
     file = saved(tmp_path / "m.safetensors", card)
     torch.manual_seed(0)
-    folder = tmp_path / "folder"
-    build(card).net.half().float().save_pretrained(folder)  # a model file keeps half precision
-    entries = {k: v for k, v in card.to_json().items() if k not in ("sha256", "arguments")}
-    del entries["card_version"], entries["architecture"]
-    (folder / "card.yaml").write_text(yaml.safe_dump(entries))
+    folder = hub_folder(tmp_path / "folder", card)
     chips = np.random.default_rng(1).integers(0, 256, (1, 3, 64, 64)).astype(np.uint8)
     one, other = (load_model(m).forward(chips) for m in (file, folder))
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def hub_folder(folder: Path, card: ModelCard) -> Path:
+    """Write a network of random weights as transformers does, with a card beside it."""
+    net: Any = build(card)
+    net.net.half().float().save_pretrained(folder)  # a model file keeps half precision
+    left_out = ("sha256", "arguments", "card_version", "architecture")
+    entries = {k: v for k, v in card.to_json().items() if k not in left_out}
+    (folder / "card.yaml").write_text(yaml.safe_dump(entries))
+    return folder
+
+
+def test_a_directory_is_read_without_the_network_and_without_its_pickles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", reason="needs the extra hf")
+    import socket
+
+    from test_models_card import evil_file
+
+    def called(*args: object, **rest: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", called)
+    monkeypatch.setattr(socket, "getaddrinfo", called)
+    folder = hub_folder(tmp_path / "hub", masks_card("hf_mask2former"))
+    config = json.loads((folder / "config.json").read_text())
+    away = {"_name_or_path": "somebody/else", "use_pretrained_backbone": True}
+    (folder / "config.json").write_text(json.dumps(config | away))
+    for name in ("pytorch_model.bin", "model.pth"):
+        evil_file(tmp_path / "x.pt", tmp_path / "trace").rename(folder / name)
+    chips = np.zeros((1, 3, 64, 64), np.uint8)
+    load_model(folder).forward(chips)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.pth, pytorch_model\.bin are pickles"):
+        load_model(folder)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_directory_that_lies_or_is_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", reason="needs the extra hf")
+    card = masks_card("hf_mask2former")
+    folder = hub_folder(tmp_path / "hub", card)
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(said | {"hidden_dim": 48, "num_queries": 9}))
+    with pytest.raises(CheckpointError, match="do not fit its configuration"):
+        load_model(folder)
+    entries = yaml.safe_load((folder / "card.yaml").read_text())
+    (folder / "card.yaml").write_text(yaml.safe_dump(entries | {"sha256": "0" * 64}))
+    with pytest.raises(CheckpointError, match="not the file of its card"):
+        check_model(folder)
+    monkeypatch.setattr("geopanoptic.models.sources.MAX_FILE_BYTES", 1000)
+    with pytest.raises(CheckpointError, match="larger than 1000 bytes"):
+        check_model(folder)
+    monkeypatch.setattr("geopanoptic.models.sources.MAX_CONFIG_BYTES", 10)
+    with pytest.raises(CheckpointError, match="more than 10 bytes"):
+        check_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"detections": "many"}, "use whole numbers of 1 to 65536"),
+        ({"box_channels": 10**9}, "use whole numbers of 1 to 65536"),
+        ({"anchors_px": [8, 16]}, "2 numbers; there are 5 levels"),
+        ({"in_channels": 4}, "names 3 bands, its network takes 4"),
+        ({"backbone": "resnet19"}, "no ResNet 'resnet19'"),
+        ({"backbone": "alexnet"}, "'alexnet' is no ResNet"),
+    ],
+)
+def test_arguments_that_make_no_detector_are_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        build(masks_card("mask_rcnn", arguments=SMALL_DETECTOR | arguments))
 
 
 def test_code_that_a_configuration_brings_is_never_run() -> None:
@@ -178,20 +262,26 @@ def town(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return pixels.clip(0, 255).astype(np.float32), semantic, instance
 
 
+def labels_of(card: ModelCard, semantic: np.ndarray, instance: np.ndarray) -> list[torch.Tensor]:
+    """Return sets (n, 1, h, w) and ids of complete labels, as chips have them."""
+    table = np.zeros(256, np.uint8)
+    for k, class_id in enumerate(card.schema.ids):
+        table[class_id] = 1 << k
+    return [torch.from_numpy(table[semantic][:, None]), torch.from_numpy(instance)]
+
+
 def learnt(card: ModelCard, steps: int, rate: float) -> tuple[list[float], MaskSegmenter]:
     torch.manual_seed(0)
     net = build(card)
     chips, semantic, instance = (np.stack(a) for a in zip(town(0), town(1), strict=True))
     x = (torch.from_numpy(chips) - 127.5) / 127.5
+    labels = labels_of(card, semantic, instance)
     optimizer = torch.optim.AdamW(net.parameters(), rate)
     net.train()
-    if isinstance(net, PanopticFpn):
-        # 512 boxes of a chip are for pictures of a thousand pixels; 32 take a twentieth of the time
-        net.detector.roi_heads.fg_bg_sampler.batch_size_per_image = 32
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = net.training_loss(x, semantic, instance)
+        loss = torch.stack(list(net(x, *labels).values())).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
@@ -199,8 +289,7 @@ def learnt(card: ModelCard, steps: int, rate: float) -> tuple[list[float], MaskS
     return losses, MaskSegmenter(card, net, torch.device("cpu"))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1200)  # half a minute of work, but machines are shared
 def test_panoptic_fpn_learns_two_chips_by_heart() -> None:
     card = masks_card("panoptic_fpn", thresholds={"score": 0.5})
     _, model = learnt(card, 140, 1e-3)

@@ -92,7 +92,8 @@ def read_header(path: Path) -> Header:
 
 
 def _not_safetensors(path: Path, start: bytes) -> str:
-    kind = "a PyTorch pickle" if start[:2] in (b"PK", b"\x80\x02") else "no safetensors file"
+    is_pickle = start[:2] == b"PK" or start[:1] == b"\x80"  # torch's zip, or a bare one
+    kind = "a PyTorch pickle" if is_pickle else "no safetensors file"
     return (
         f"{path} is {kind}; models are .safetensors files with a card "
         "(pickles can run code and are never loaded)"

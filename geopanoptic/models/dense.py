@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from geopanoptic.errors import CheckpointError, nearest_name
 
+MOST_CHANNELS = 65_536  # more in one layer would be a mistake, or a trap for memory
 LIGHT = "light"  # the U-Net that stops at half resolution
 FCN = "fcn"
 SMP_DECODERS = (
@@ -62,13 +63,20 @@ class DenseArgs:
                     "the model file was made by another version: update geopanoptic"
                 )
         merged = {**known, **args}
-        return cls(
-            encoder=str(merged["encoder"]),
-            decoder=str(merged["decoder"]),
-            decoder_channels=tuple(int(c) for c in merged["decoder_channels"]),
-            heads=tuple(str(h) for h in merged["heads"]),
-            in_channels=int(merged["in_channels"]),
-        )
+        try:
+            made = cls(
+                encoder=str(merged["encoder"]),
+                decoder=str(merged["decoder"]),
+                decoder_channels=tuple(int(c) for c in merged["decoder_channels"]),
+                heads=tuple(str(h) for h in merged["heads"]),
+                in_channels=int(merged["in_channels"]),
+            )
+        except (TypeError, ValueError) as why:
+            raise CheckpointError(f"an argument of the dense architecture is wrong: {why}") from why
+        widths = (*made.decoder_channels, made.in_channels)
+        if wrong := [n for n in widths if not 1 <= n <= MOST_CHANNELS]:
+            raise CheckpointError(f"layers have 1 to {MOST_CHANNELS} channels, not {wrong[0]}")
+        return made
 
     def to_json(self) -> dict[str, Any]:
         """Return the arguments as a card holds them."""

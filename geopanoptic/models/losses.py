@@ -49,10 +49,15 @@ def superset_loss(
     Laws: a set of one class gives weighted cross-entropy; the full set and the empty set (void)
     give zero loss and zero gradient. Source: Cour et al. 2011, "Learning from partial labels".
     """
-    n_classes = probability.shape[1]
-    ok = allowed(sets, n_classes)
+    return set_loss(probability, allowed(sets, probability.shape[1]), class_weight)
+
+
+def set_loss(
+    probability: torch.Tensor, ok: torch.Tensor, class_weight: torch.Tensor
+) -> torch.Tensor:
+    """Return `superset_loss` of unpacked sets: `ok` (n, class, h, w) bool."""
     count = ok.sum(1)
-    known = (count > 0) & (count < n_classes)
+    known = (count > 0) & (count < ok.shape[1])
     # the floor keeps the loss of a hopeless pixel (logits 60 apart) finite
     picked = (probability * ok).sum(1).clamp(min=1e-26)
     weight = torch.where(

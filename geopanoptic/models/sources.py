@@ -24,6 +24,8 @@ from geopanoptic.models.segmenter import Segmenter
 from geopanoptic.models.systems import SYSTEMS
 
 PLUGINS = "geopanoptic.models"  # the entry point group
+MAX_CONFIG_BYTES = 2**20  # of a configuration of transformers
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class WeightsFile:
         return header.card
 
     def load(self, place: Place) -> Segmenter:
-        if place.engine.name != "torch":
+        if not place.engine.name.startswith("torch"):
             from geopanoptic.models.engines.segmenter import load_graph
 
             return load_graph(self.path, place.engine, place.threads)
@@ -94,7 +96,7 @@ class WeightsFile:
             return load_masks(self.path, place.device, place.threads)
         from geopanoptic.models.torch_segmenter import load_torch
 
-        return load_torch(self.path, place.device, place.threads)
+        return load_torch(self.path, place.device, place.threads, place.engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +133,14 @@ class HubDirectory:
                 f"{self.folder} has no model card: write one to {self.folder / 'card.yaml'} "
                 "(docs/models.md shows how)"
             )
-        config = self._config()
+        config = self.config()
         known = {
             "name": self.folder.resolve().name,
             "architecture": f"hf_{config.get('model_type')}",
             "arguments": {"config": config},
             "decoder": "queries",
         }
-        card = yaml_card(beside, known, self._weights())
+        card = yaml_card(beside, known, self.weights())
         if card.architecture not in SYSTEMS:
             raise CheckpointError(
                 f"{self.folder} is a {config.get('model_type')!r}; there are "
@@ -149,10 +151,11 @@ class HubDirectory:
 
     check = card
 
-    def _weights(self) -> Path:
+    def weights(self) -> Path:
+        """Return the file of weights; CheckpointError when there is none, or none but pickles."""
         path = self.folder / "model.safetensors"
         if not path.is_file():
-            pickles = sorted(p.name for p in self.folder.glob("*.bin"))
+            pickles = sorted(p.name for p in self.folder.iterdir() if p.suffix in _PICKLES)
             raise CheckpointError(
                 f"{self.folder} has no model.safetensors"
                 + (f"; {', '.join(pickles)} are pickles, which are never loaded" * bool(pickles))
@@ -161,15 +164,24 @@ class HubDirectory:
             raise CheckpointError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
         return path
 
-    def _config(self) -> dict[str, Any]:
-        path = self.folder / "config.json"
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError, RecursionError) as why:
-            raise CheckpointError(f"cannot read {path}: {why}") from why
-        if not isinstance(found, dict):
-            raise CheckpointError(f"{path} is no configuration: it must be a table of entries")
-        return found
+    def config(self) -> dict[str, Any]:
+        """Return the network's configuration; CheckpointError when there is none to read."""
+        return _table(self.folder / "config.json")
+
+    def scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and std of the bands in 0..255 as `preprocessor_config.json` has them.
+
+        Both empty when it is not there or says none.
+        """
+        path = self.folder / "preprocessor_config.json"
+        said = _table(path) if path.is_file() else {}
+        found = []
+        for key in ("image_mean", "image_std"):
+            values = said.get(key)
+            if not isinstance(values, list) or not all(isinstance(v, (int, float)) for v in values):
+                return (), ()
+            found.append(tuple(round(255.0 * v, 4) for v in values))
+        return found[0], found[1]
 
     def load(self, place: Place) -> Segmenter:
         from geopanoptic.models.systems.hugging_face import from_directory
@@ -179,6 +191,18 @@ class HubDirectory:
         card = self.card()
         net = from_directory(self.folder, card)
         return MaskSegmenter(card, net, on_device(place.device, place.threads))
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{path} has more than {MAX_CONFIG_BYTES} bytes; it is refused")
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as why:
+        raise CheckpointError(f"cannot read {path}: {why}") from why
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is no configuration: it must be a table of entries")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

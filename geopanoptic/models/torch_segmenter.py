@@ -16,9 +16,12 @@ from geopanoptic.models.checkpoint import read_header, read_tensors
 from geopanoptic.models.chips import padded_chips
 from geopanoptic.models.decode import DecodesFields, decoder_of
 from geopanoptic.models.dense import DenseArgs, build_dense
+from geopanoptic.models.engines import COMPILED, Engine
 from geopanoptic.models.fields import FieldLayout
 from geopanoptic.models.fold import fold_batch_norm
 from geopanoptic.models.segmenter import Fields
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def network_of(card: ModelCard) -> nn.Module:
@@ -28,20 +31,33 @@ def network_of(card: ModelCard) -> nn.Module:
             f"the model '{card.name}' has the architecture '{card.architecture}'; this program "
             "has 'dense': update geopanoptic"
         )
-    return build_dense(DenseArgs.from_json(dict(card.arguments)), len(card.schema))
+    args = DenseArgs.from_json(dict(card.arguments))
+    if args.in_channels != len(card.bands):
+        raise CheckpointError(
+            f"the card of '{card.name}' names {len(card.bands)} bands, its network takes "
+            f"{args.in_channels}"
+        )
+    return build_dense(args, len(card.schema))
 
 
-def load_torch(path: Path, device: str = "cpu", threads: int | None = None) -> TorchSegmenter:
+def load_torch(
+    path: Path, device: str = "cpu", threads: int | None = None, engine: Engine | None = None
+) -> TorchSegmenter:
     """Load a model file: check its hash, build its network, fill it strictly.
 
-    `threads`: torch's threads for this process, left alone when None.
+    `threads`: torch's threads for this process, left alone when None. `engine`: whether torch
+    compiles the network, and its precision; None leaves both as they are.
     """
     header = read_header(path)
     net = network_of(header.card)
     tensors = read_tensors(path, header)
     fill(net, tensors, str(path))
     net = fold_batch_norm(net, len(header.card.bands))
-    return TorchSegmenter(header.card, net, on_device(device, threads))
+    precision = engine.precision if engine is not None else "fp32"
+    segmenter = TorchSegmenter(header.card, net, on_device(device, threads), precision)
+    if engine is not None and engine.name == COMPILED:
+        segmenter.net.compile(options={"freezing": True})
+    return segmenter
 
 
 def fill(net: nn.Module, tensors: Mapping[str, npt.NDArray[Any]], where: str) -> None:
@@ -84,13 +100,17 @@ def _device(name: str) -> torch.device:
 class TorchSegmenter(DecodesFields):
     """A Segmenter (see `segmenter.Segmenter`) on a torch network with the `dense` fields.
 
-    Fields of `forward`: see `fields`.
+    Fields of `forward`: see `fields`. In bf16 and fp16 torch computes in half as many bits what
+    bears it (autocast); fields are made in fp32.
     """
 
-    def __init__(self, card: ModelCard, net: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, card: ModelCard, net: nn.Module, device: torch.device, precision: str = "fp32"
+    ) -> None:
         self.card = card
         self.device = device
         self.decoder = decoder_of(card)
+        self.dtype = _HALF.get(precision)
         self.layout = FieldLayout.of(card)
         self.net = net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape = (1, len(card.bands), 1, 1)
@@ -103,5 +123,8 @@ class TorchSegmenter(DecodesFields):
         with torch.inference_mode():
             x = torch.from_numpy(chips).to(self.device)
             x = x.to(dtype=torch.float32, memory_format=torch.channels_last)
-            y = self.net((x - self._mean) * self._scale)[..., :rows, :cols]
+            half = self.dtype is not None
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=half):
+                y = self.net((x - self._mean) * self._scale)
+            y = y.float()[..., :rows, :cols]
             return {name: field.cpu().numpy() for name, field in self.layout(y).items()}

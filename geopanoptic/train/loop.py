@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -25,7 +26,7 @@ from geopanoptic.dataset import (
 from geopanoptic.errors import ConfigError
 from geopanoptic.models import ModelCard, save_model
 from geopanoptic.schema import LabelSchema
-from geopanoptic.train.objective import Objective
+from geopanoptic.train.objective import objective_of
 from geopanoptic.train.parallel import World, open_world
 from geopanoptic.train.record import Record
 from geopanoptic.train.settings import TrainConfig, TrainPaths
@@ -100,13 +101,18 @@ class _Training:
         torch.manual_seed(config.seed)
         paths.run.mkdir(parents=True, exist_ok=True)
         self.card = config.card(schema)
-        self.objective = Objective(config, schema, world.device)
         with world.one_by_one():
             train, judges = prepared(config, paths, schema)
         planes = Reading(schema, config.bands).planes
         settings = ChipSettings(config.chip_px, config.seed, planes, config.augment)
         self.chips = ChipSet(train, settings, config.steps * config.batch)
         self.state = TrainState.begin(config, schema, paths, world)
+        self.objective: Any = objective_of(config, schema, self.state.net, world.device)
+        shape = (1, len(config.bands), 1, 1)
+        self.mean, self.scale = (
+            torch.tensor(values, device=world.device).view(shape)
+            for values in (self.card.mean, [1 / s for s in self.card.std])
+        )
         self.judge = Judge(self.state.net, self.card, judges) if judges and world.leads else None
         self.judged = bool(judges) and config.validate_every > 0
         self.record = (
@@ -166,12 +172,15 @@ class _Training:
     def _step(self, chip: Chip) -> dict[str, float]:
         """Make one optimiser step and return the losses."""
         state, config = self.state, self.config
-        x = (chip.image.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        x = (chip.image.float() - self.mean) * self.scale
+        x = x.contiguous(memory_format=torch.channels_last)
+        # a resumed run draws the numbers that it would have drawn (boxes, points, drop-out)
+        torch.manual_seed(config.seed * 1_000_003 + state.step)
         for group in state.optimiser.param_groups:
             group["lr"] = group["peak"] * schedule(state.step, config)
         with state.arithmetic.autocast():
-            fields = state.wrapped(x)
-        loss, parts = self.objective(fields, chip)
+            answer = state.wrapped(*self.objective.inputs(x, chip))
+        loss, parts = self.objective(answer, chip)
         if not bool(torch.isfinite(loss)):
             raise ConfigError(f"the loss is {loss.item()} at step {state.step}; lower `lr`")
         state.arithmetic.step(loss, state.net, state.optimiser, config.clip_norm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from geopanoptic.dataset.chips import Chip
 from geopanoptic.models.losses import (
@@ -13,6 +14,7 @@ from geopanoptic.models.losses import (
     superset_loss,
     thing_dice_loss,
 )
+from geopanoptic.models.systems.segmenter import MaskNetwork
 from geopanoptic.schema import LabelSchema
 from geopanoptic.train.settings import TrainConfig
 
@@ -32,6 +34,10 @@ class Objective:
         self.config = config
         self.weight = class_weights(config, schema).to(device)
         self.things = [k for k, c in enumerate(schema.classes) if c.is_thing]
+
+    def inputs(self, x: torch.Tensor, _chip: Chip) -> tuple[torch.Tensor, ...]:
+        """Return what the network is called with, `x` being the scaled pixels."""
+        return (x,)
 
     def __call__(
         self, fields: torch.Tensor, chip: Chip
@@ -60,3 +66,24 @@ class Objective:
             nothing = ok.any(1) & ~ok[:, self.things].any(1)
             return center_loss(fields, chip.ids, chip.signed_px, nothing)
         return fields.sum() * 0.0
+
+
+class MaskObjective:
+    """The sum of the losses that a network of masks reckons itself."""
+
+    def inputs(self, x: torch.Tensor, chip: Chip) -> tuple[torch.Tensor, ...]:
+        """Return the scaled pixels `x` and the labels, which such a network wants beside them."""
+        return x, chip.sets, chip.ids
+
+    def __call__(
+        self, parts: dict[str, torch.Tensor], _chip: Chip
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss of a batch, and its parts."""
+        return torch.stack([part.float() for part in parts.values()]).sum(), parts
+
+
+def objective_of(
+    config: TrainConfig, schema: LabelSchema, net: nn.Module, device: torch.device
+) -> Objective | MaskObjective:
+    """Return what is made small in a training of this network."""
+    return MaskObjective() if isinstance(net, MaskNetwork) else Objective(config, schema, device)

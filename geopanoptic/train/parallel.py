@@ -12,6 +12,7 @@ import torch
 from torch import distributed, nn
 
 from geopanoptic.errors import ConfigError
+from geopanoptic.models.systems.segmenter import MaskNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,11 @@ class World:
         if self.size == 1:
             return net
         ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(net, device_ids=ids)
+        # what a network of masks does not use depends on what is in its chips
+        spare = isinstance(net, MaskNetwork)
+        return nn.parallel.DistributedDataParallel(
+            net, device_ids=ids, find_unused_parameters=spare
+        )
 
     def share(self, batch: int) -> int:
         """Return how many chips of a batch are this process's; ConfigError for a remainder."""

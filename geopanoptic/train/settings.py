@@ -9,8 +9,17 @@ from typing import Any, Literal
 from geopanoptic.config import load_config
 from geopanoptic.dataset import SourceSpec, expand
 from geopanoptic.errors import ConfigError
-from geopanoptic.models import ModelCard, read_card
+from geopanoptic.models import ModelCard
 from geopanoptic.schema import ClassSpec, LabelSchema
+from geopanoptic.train.origin import Origin
+from geopanoptic.train.systems import (
+    DENSE,
+    Architecture,
+    architecture_of,
+    decoder_name,
+    first_rules,
+    network_arguments,
+)
 
 Instances = Literal["seeded", "centers", "components"]
 
@@ -30,6 +39,7 @@ _COLOURS = (
     "#d1495b", "#edae49", "#1b7837", "#a6d96a", "#8d99ae", "#d8b98a", "#2b83ba", "#66a182",
     "#8338ec", "#ff7f0e", "#17becf", "#7f5539",
 )  # fmt: skip
+_GREY = 127.5  # mean and std of bands
 _DEFAULT_ENCODER = "tu-tf_efficientnet_lite0"
 _DEFAULT_CHANNELS = (128, 64, 48, 32)
 
@@ -55,8 +65,10 @@ class TrainConfig:
     configuration's file. `sources`: see `dataset.SourceSpec`. `classes`: the schema (none: that
     of `start`, or the bundled models'). `bands`: names of the bands the model takes.
 
-    Network. `start`: a bundled model or a file to go on from; classes and heads of the same name
-    keep what they learnt. `encoder`, `decoder`, `decoder_channels`: see `models.dense.DenseArgs`
+    Network. `architecture`: which system is trained (unset: that of `start`, or dense); for others
+    than dense `network` holds its arguments, as its card does. `start`: a bundled model, a file or
+    a directory of transformers to go on from; classes and heads of the same name keep what they
+    learnt. `encoder`, `decoder`, `decoder_channels`: see `models.dense.DenseArgs`
     (unset: those of `start`, or the light U-Net). `encoder_weights`: `imagenet` (needs the
     network), or a file. `instances`: how things are told apart. `frozen_stages`: first stages of
     a timm encoder that keep their weights and statistics (0 trains all).
@@ -81,6 +93,9 @@ class TrainConfig:
     data_root: str = "."
     label_root: str = "."
     start: str = ""
+    # not in the text that checkpoints are compared by (see `fixed_text`)
+    architecture: Architecture = field(default="", repr=False)
+    network: dict[str, Any] = field(default_factory=dict, repr=False)
     encoder: str = ""
     decoder: str = ""
     decoder_channels: tuple[int, ...] = ()
@@ -141,11 +156,11 @@ class TrainConfig:
     def from_yaml(cls, path: Path) -> TrainConfig:
         """Read a configuration; ConfigError for an unknown key (naming the nearest) or type.
 
-        A `start` that is a file is looked for beside the configuration too.
+        A `start` that is a file or a folder is looked for beside the configuration too.
         """
         config = load_config(path, cls)
         beside = path.parent / config.start
-        return replace(config, start=str(beside)) if config.start and beside.is_file() else config
+        return replace(config, start=str(beside)) if config.start and beside.exists() else config
 
     def schema(self) -> LabelSchema:
         """Return the classes: the configuration's, else those of `start`, else the default ones.
@@ -153,7 +168,12 @@ class TrainConfig:
         Raises SchemaError for classes that contradict each other.
         """
         if not self.classes:
-            return read_card(self.start).schema if self.start else LabelSchema.default()
+            known = Origin.of(self.start).schema if self.start else LabelSchema.default()
+            if known is None:
+                raise ConfigError(
+                    f"{self.start} does not say which of its classes are things: name `classes`"
+                )
+            return known
         return LabelSchema(
             tuple(
                 ClassSpec(c.id or k, c.name, c.kind, c.color or _COLOURS[(k - 1) % len(_COLOURS)])
@@ -176,14 +196,27 @@ class TrainConfig:
             tune=True, tensorboard=False, sources=_without_judges(self.sources), **_card_defaults(),
         )  # fmt: skip
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of the `dense` architecture: given, else those of `start`."""
+    def fixed_text(self) -> str:
+        """Return `fixed` as text, the same as of older versions for what these could train."""
+        text = repr(self.fixed())
+        if self.architecture in ("", DENSE) and not self.network:
+            return text
+        return f"{text} {self.architecture} {self.network!r}"
+
+    def arguments(self, schema: LabelSchema | None = None) -> dict[str, Any]:
+        """Return the arguments of the architecture: given, else those of `start`.
+
+        Raises ConfigError for settings that it does not have.
+        """
+        architecture = architecture_of(self)
+        if architecture != DENSE:
+            return network_arguments(self, architecture, schema or self.schema())
         out: dict[str, Any] = {
             "encoder": _DEFAULT_ENCODER,
             "decoder_channels": list(_DEFAULT_CHANNELS),
         }
         if self.start:
-            out = dict(read_card(self.start).arguments)
+            out = dict(Origin.of(self.start).arguments)
         if self.encoder:
             out["encoder"] = self.encoder
         if self.decoder:
@@ -196,6 +229,8 @@ class TrainConfig:
 
     def first_thresholds(self, schema: LabelSchema) -> dict[str, float]:
         """Return the thresholds to begin with: the given ones, and usual ones for the rest."""
+        if architecture_of(self) != DENSE:
+            return first_rules(self.thresholds)
         usual = {
             f"{c.name}_{key}": value
             for c in schema.things
@@ -203,23 +238,31 @@ class TrainConfig:
         }
         return usual | self.thresholds
 
+    def _scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and std of the bands: those of `start`, if it has so many."""
+        n = len(self.bands)
+        origin = Origin.of(self.start) if self.start else None
+        if origin is not None and len(origin.mean) == len(origin.std) == n:
+            return origin.mean, origin.std
+        return (_GREY,) * n, (_GREY,) * n
+
     def card(self, schema: LabelSchema) -> ModelCard:
         """Return the card of the model this makes; `save_model` fills in its sha256."""
-        n = len(self.bands)
+        architecture, scaling = architecture_of(self), self._scaling()
         return ModelCard(
             name=self.name,
             version=self.version,
-            architecture="dense",
-            arguments=self.arguments(),
+            architecture=architecture,
+            arguments=self.arguments(schema),
             schema=schema,
             bands=self.bands,
-            mean=(127.5,) * n,
-            std=(127.5,) * n,
+            mean=scaling[0],
+            std=scaling[1],
             gsd_range_m=self.gsd_range_m,
             preferred_gsd_m=self.preferred_gsd_m,
             core=self.core,
             halo=self.halo,
-            decoder=self.instances,
+            decoder=decoder_name(architecture, self.instances),
             thresholds=self.first_thresholds(schema),
             licence=self.licence,
             sha256="0" * 64,

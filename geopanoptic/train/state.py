@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from geopanoptic.errors import ConfigError, StoreError
+from geopanoptic.models.networks import blank_network
 from geopanoptic.schema import LabelSchema
 from geopanoptic.train.parallel import Arithmetic, World
 from geopanoptic.train.settings import TrainConfig, TrainPaths
@@ -54,10 +55,7 @@ class TrainState:
         run is of other settings.
         """
         if paths.last.exists():
-            from geopanoptic.models.dense import DenseArgs, build_dense
-
-            net = build_dense(DenseArgs.from_json(config.arguments()), len(schema))
-            state = cls(net, config, world)
+            state = cls(blank_network(config.card(schema)), config, world)
             state.load(paths.last, config)
             return state
         return cls(first_network(config, schema, paths), config, world)
@@ -79,7 +77,7 @@ class TrainState:
                 f"adam.{i}.{k}": torch.as_tensor(v).contiguous() for k, v in moments.items()
             }
         facts = {
-            "step": str(self.step), "config": repr(config.fixed()), "stale": str(self.stale),
+            "step": str(self.step), "config": config.fixed_text(), "stale": str(self.stale),
             "best": f"{self.best[0]!r} {self.best[1]}",
         }  # fmt: skip
         save_tensors({k: v.cpu() for k, v in tensors.items()}, path, facts)
@@ -89,7 +87,7 @@ class TrainState:
         with safe_open(path, "pt") as file:
             meta = file.metadata()
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
-        if meta["config"] != repr(config.fixed()):
+        if meta["config"] != config.fixed_text():
             raise StoreError(
                 f"{path} was made with other settings; start afresh (--fresh), or give another "
                 "work directory"

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from geopanoptic.dataset import Planes, SourceArray
 from geopanoptic.dataset.chips import ChipSettings, cut_chip
 from geopanoptic.metrics import Reliability, apply_calibration, fit_calibration
-from geopanoptic.models import Fields, ModelCard, Segmenter
+from geopanoptic.models import Fields, ModelCard, Segmented, Segmenter
 from geopanoptic.models.decode import decoder_of
+from geopanoptic.models.fusion import FusionRules, decode_rasters
+from geopanoptic.models.systems.segmenter import Answer, MaskSegmenter, fused
 from geopanoptic.schema import ClassSpec
 from geopanoptic.train.validate import ClassScore, Truth, score_class
 
@@ -32,6 +34,13 @@ _GRID: dict[str, tuple[float, ...]] = {
 }
 
 
+# The same of the rules that fuse masks, which are for all classes together.
+_RULES: dict[str, tuple[float, ...]] = {
+    "score": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "area_px": (4.0, 9.0, 16.0, 25.0),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A window of the ground at the model's GSD: the network's fields and the truth."""
@@ -39,20 +48,45 @@ class Sample:
     fields: Fields
     truth: Truth
 
+    def decoded(self, card: ModelCard) -> Segmented:
+        """Decode it with the card's thresholds."""
+        return decoder_of(card).decode(self.fields, np.ones(self.truth.ids.shape, bool))
 
-def samples(model: Segmenter, sources: Sequence[SourceArray], seed: int) -> list[Sample]:
+
+@dataclass(frozen=True, slots=True)
+class MaskSample:
+    """The same of a network of masks: its answer before any rule, and the truth."""
+
+    answer: Answer
+    truth: Truth
+
+    def decoded(self, card: ModelCard) -> Segmented:
+        """Fuse and decode it with the card's thresholds."""
+        rules, shape = FusionRules.from_thresholds(card.thresholds), self.truth.ids.shape
+        fields = fused(self.answer, card, (shape[0], shape[1]), rules)
+        return decode_rasters(fields, np.ones(shape, bool), rules)
+
+
+Samples = Sequence[Sample] | Sequence[MaskSample]
+
+
+def samples(model: Segmenter, sources: Sequence[SourceArray], seed: int) -> Samples:
     """Run the network over windows spread evenly over the validation sources."""
     card = model.card
     planes = Planes(len(card.bands), len(card.schema))
     windows = list(_windows(sources, planes, card.preferred_gsd_m))
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(windows))[:MOST_WINDOWS]
-    out = []
+    out: list[Any] = []
     for k in sorted(chosen.tolist()):
         block = windows[k].round().astype(np.uint8)
-        pixels = np.ascontiguousarray(np.moveaxis(block[..., : planes.n_bands], -1, 0))
-        fields = model.forward(pixels[None])
-        out.append(Sample({n: f[0] for n, f in fields.items()}, Truth.of(block, planes)))
+        pixels = np.ascontiguousarray(np.moveaxis(block[..., : planes.n_bands], -1, 0))[None]
+        truth = Truth.of(block, planes)
+        if isinstance(model, MaskSegmenter):
+            out += [MaskSample(answer, truth) for answer in model.answers(pixels)]
+        else:
+            fields = model.forward(pixels)
+            out.append(Sample({n: f[0] for n, f in fields.items()}, truth))
     return out
 
 
@@ -78,13 +112,16 @@ def _windows(
 
 
 def tune(
-    card: ModelCard, found: Sequence[Sample], given: frozenset[str]
+    card: ModelCard, found: Samples, given: frozenset[str]
 ) -> tuple[ModelCard, dict[str, float]]:
     """Return the card with the thresholds that score best, and the PQ of every tuned class.
 
     Thresholds named in `given` stay. Each is moved by itself, in turn, until none gains: classes
-    do not touch each other's thresholds, so one after the other is as good as all together.
+    do not touch each other's thresholds, so one after the other is as good as all together. The
+    rules of masks are for all classes: they follow the mean over the classes of things.
     """
+    if card.decoder in ("paste", "queries"):
+        return _tune_rules(card, found, given)
     reached: dict[str, float] = {}
     for spec in card.schema.things:
         best = _pq(card, found, spec)
@@ -107,20 +144,46 @@ def tune(
     return card, reached
 
 
-def _pq(card: ModelCard, found: Sequence[Sample], spec: ClassSpec) -> float | None:
-    """Return the PQ of one class over the samples, decoded with the card's thresholds."""
-    decoder = decoder_of(card)
-    channel = card.schema.ids.index(spec.id)
-    parts = []
+def _tune_rules(
+    card: ModelCard, found: Samples, given: frozenset[str]
+) -> tuple[ModelCard, dict[str, float]]:
+    best = _pq_of_all(card, found)
+    for name, values in _RULES.items():
+        if name in given or not best:
+            continue
+        for value in values:
+            tried = replace(card, thresholds={**card.thresholds, name: value})
+            reached = _pq_of_all(tried, found)
+            if np.mean(list(reached.values())) > np.mean(list(best.values())) + 1e-4:
+                card, best = tried, reached
+    return card, best
+
+
+def _pq_of_all(card: ModelCard, found: Samples) -> dict[str, float]:
+    """Return the PQ of every class of things that is there."""
+    parts: dict[str, list[ClassScore]] = {c.name: [] for c in card.schema.things}
     for sample in found:
-        valid = np.ones(sample.truth.ids.shape, bool)
-        tile = decoder.decode(sample.fields, valid)
-        semantic = np.where(tile.instance > 0, tile.class_of[tile.instance], tile.stuff)
-        none = np.full(len(tile.class_of), np.nan)
-        parts.append(
-            score_class(spec, sample.truth.of_class(channel), (semantic, tile.instance), none)
-        )
+        tile = sample.decoded(card)
+        for spec in card.schema.things:
+            parts[spec.name].append(_score(card, sample, tile, spec))
+    pq = {n: ClassScore.sum(p).quality.pq for n, p in parts.items() if p}
+    return {n: v for n, v in pq.items() if v is not None}
+
+
+def _pq(card: ModelCard, found: Samples, spec: ClassSpec) -> float | None:
+    """Return the PQ of one class over the samples, decoded with the card's thresholds."""
+    parts = [_score(card, sample, sample.decoded(card), spec) for sample in found]
     return ClassScore.sum(parts).quality.pq if parts else None
+
+
+def _score(
+    card: ModelCard, sample: Sample | MaskSample, tile: Segmented, spec: ClassSpec
+) -> ClassScore:
+    channel = card.schema.ids.index(spec.id)
+    semantic = np.where(tile.instance > 0, tile.class_of[tile.instance], tile.stuff)
+    none = np.full(len(tile.class_of), np.nan)
+    truth = sample.truth.of_class(channel)
+    return score_class(spec, truth, (semantic, tile.instance), none)
 
 
 def calibrated(card: ModelCard, judged: dict[str, ClassScore]) -> ModelCard:

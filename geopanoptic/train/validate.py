@@ -31,7 +31,7 @@ from geopanoptic.metrics import (
     mean,
 )
 from geopanoptic.models import ModelCard, Segmenter
-from geopanoptic.models.torch_segmenter import TorchSegmenter
+from geopanoptic.models.networks import segmenter_of
 from geopanoptic.schema import NODATA, ClassSpec, LabelSchema
 
 Bytes = npt.NDArray[np.uint8]
@@ -148,7 +148,7 @@ class Judge:
     def segmenter(self, weights: dict[str, torch.Tensor]) -> Segmenter:
         """Return the model of the card with these weights."""
         self._net.load_state_dict(weights)
-        return TorchSegmenter(self.card, self._net, self.device)
+        return segmenter_of(self.card, self._net, self.device)
 
     def __call__(self, weights: dict[str, torch.Tensor]) -> Judgement:
         """Map every source and score all classes."""

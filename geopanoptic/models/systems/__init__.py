@@ -1,6 +1,6 @@
 """Systems whose answer is a set of masks: which there are. No torch here.
 
-Each is a module with `build(card) -> network`; the network has `answer(chips) -> list[Answer]`.
+Each is a module with `build(card) -> segmenter.MaskNetwork`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 # The architecture of a card -> the module of this room that builds it.
 SYSTEMS: Mapping[str, str] = {
+    "mask_rcnn": "mask_rcnn",
     "panoptic_fpn": "panoptic_fpn",
     "hf_maskformer": "hugging_face",
     "hf_mask2former": "hugging_face",
