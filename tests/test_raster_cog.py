@@ -9,13 +9,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import rasterio
-import rasterio.shutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasters import UTM, noise, write_raster
@@ -27,7 +28,10 @@ from geopanoptic.raster import (
     LabelReader,
     LabelWriter,
     Scene,
+    cog,
+    cog_layout,
     publish_cog,
+    pyramid,
     read_labels,
     write_instances_qml,
     write_score_qml,
@@ -36,6 +40,7 @@ from geopanoptic.schema import VOID, ClassSpec, LabelSchema
 
 UTM10 = rasterio.CRS.from_epsg(26910).to_wkt()
 SCHEMA = LabelSchema.default()
+OVERVIEWS = ["mode", "nearest"]
 
 
 def georef(height: int, width: int) -> GeoRef:
@@ -154,19 +159,87 @@ def test_both_files_become_big_tiffs_before_they_could_overflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GDAL's own rule looks away when a file is compressed, and fails when it grows past 4 GB."""
-    asked: list[dict[str, object]] = []
-    copy = rasterio.shutil.copy
+    from rio_cogeo import cog_validate
 
-    def noted(*args: object, **options: object) -> None:
-        asked.append(options)
-        copy(*args, **options)
-
-    monkeypatch.setattr(rasterio.shutil, "copy", noted)
-    part = written(tmp_path / "p.tif", classes(70, 80))
-    publish_cog(part, tmp_path / "s.tif", overviews="mode", palette=SCHEMA)
-    assert [o["bigtiff"] for o in asked] == ["IF_SAFER"]
+    labels = classes(1300, 700)
+    part = written(tmp_path / "p.tif", labels)
+    found = {}
+    for name, limit in (("classic.tif", 2**30), ("big.tif", 3000)):
+        monkeypatch.setattr(cog_layout, "_CLASSIC_BYTES", limit)
+        publish_cog(part, tmp_path / name, overviews="mode", palette=SCHEMA)
+        assert np.array_equal(read_labels(tmp_path / name), labels)
+        assert cog_validate(tmp_path / name, strict=True) == (True, [], [])
+        found[name] = (tmp_path / name).read_bytes()[2]
+    assert found == {"classic.tif": 42, "big.tif": 43}
     huge = LabelWriter(tmp_path / "h.tif", georef(60_000, 60_000), "int32")
     assert huge._profile["bigtiff"] == "if_safer"
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    height=st.integers(1, 1500), width=st.integers(1, 2300), overviews=st.sampled_from(OVERVIEWS),
+    nodata=st.sampled_from([0, 255, None]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_every_overview_sums_up_the_one_below_it(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, overviews: Any,
+    nodata: int | None, seed: int,
+) -> None:  # fmt: skip
+    folder = tmp_path_factory.mktemp("o")
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (height, width))
+    labels[rng.random((height, width)) < 0.3] = 7
+    with LabelWriter(folder / "p.tif", georef(height, width), "uint8", nodata) as writer:
+        writer.write(Window.whole((height, width)), labels)
+    publish_cog(folder / "p.tif", folder / "s.tif", overviews=overviews)
+    with rasterio.open(folder / "s.tif") as dataset:
+        below, levels = dataset.read(1), len(dataset.overviews(1))
+    assert np.array_equal(below, labels)
+    for level in range(levels):
+        rows, cols = (-(-n // 2) for n in below.shape)
+        even = np.pad(below, ((0, below.shape[0] % 2), (0, below.shape[1] % 2)), mode="edge")
+        four = np.stack([even[r::2, c::2] for r in (0, 1) for c in (0, 1)])
+        if overviews == "nearest":
+            wanted = four[0]
+        else:
+            so_far = np.tril(np.ones((4, 4), bool))[:, :, None, None]
+            votes = (so_far & (four[:, None] == four[None]) & (four != nodata)[:, None]).sum(axis=1)
+            wanted = np.take_along_axis(four, votes.argmax(axis=0)[None], axis=0)[0]
+        with rasterio.open(folder / "s.tif", overview_level=level) as dataset:
+            below = dataset.read(1)
+        assert below.shape == (rows, cols)
+        # at an odd rim deeper down, what lies beyond it has a vote
+        inside = slice(0, rows - 1), slice(0, cols - 1)
+        assert np.array_equal(below[inside], wanted[inside])
+    assert max(below.shape) <= 512
+
+
+def test_threads_change_no_byte_of_a_cog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = written(tmp_path / "p.tif", classes(1700, 2300))
+    for threads in (1, 4):
+        monkeypatch.setattr(cog, "_threads", lambda n=threads: n)
+        publish_cog(part, tmp_path / f"{threads}.tif", overviews="mode")
+    assert (tmp_path / "1.tif").read_bytes() == (tmp_path / "4.tif").read_bytes()
+
+
+def test_an_empty_frame_of_a_continent_costs_next_to_nothing(tmp_path: Path) -> None:
+    """100,000 x 100,000 px, of which one block is not empty: GDAL's driver would read 40 GB."""
+    frame, something = georef(100_000, 100_000), noise(600, 600).astype(np.int32) + 1
+    there = Window(70_100, 30_300, 600, 600)
+    with LabelWriter(tmp_path / "p.tif", frame, "int32") as writer:
+        writer.write(there, something)
+    start = time.process_time()
+    publish_cog(tmp_path / "p.tif", tmp_path / "i.tif", overviews="nearest")
+    assert time.process_time() - start < 20
+    assert np.array_equal(read_labels(tmp_path / "i.tif", there), something)
+    assert not read_labels(tmp_path / "i.tif", Window(99_000, 99_000, 1000, 1000)).any()
+    with rasterio.open(tmp_path / "i.tif", overview_level=2) as dataset:
+        small = dataset.read(1, window=((8700, 8900), (3700, 3900)))
+    rows, cols = (slice(-(-first // 8), -(-stop // 8)) for first, stop in (
+        (there.row, there.row_stop), (there.col, there.col_stop)))  # fmt: skip
+    wanted = something[(-there.row) % 8 :: 8, (-there.col) % 8 :: 8]
+    assert np.array_equal(
+        small[rows.start - 8700 : rows.stop - 8700, cols.start - 3700 : cols.stop - 3700], wanted
+    )
 
 
 def test_classes_carry_their_colours_and_names(
@@ -269,33 +342,39 @@ def test_an_error_while_writing_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("which", range(5))
 def test_a_copy_that_differs_is_never_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:
+    """In any of its four blocks, or in its overview."""
     source = written(tmp_path / "p.tif", classes(700, 700))
-    other = classes(700, 700)
-    other[650, 3] ^= 1
-    wrong = written(tmp_path / "wrong.tif", other)
-    real = rasterio.shutil.copy
-    monkeypatch.setattr(rasterio.shutil, "copy", lambda _src, dst, **kw: real(wrong, dst, **kw))
+    real, made = pyramid._deflated, itertools.count()
+
+    def wrong(values: np.ndarray) -> bytes:
+        values = values.copy()
+        values[3, 3] ^= next(made) == which
+        return real(values)
+
+    monkeypatch.setattr(pyramid, "_deflated", wrong)
     with pytest.raises(StoreError, match="pixels differ"):
         publish_cog(source, tmp_path / "s.tif", overviews="mode")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.tif", "wrong.tif"]
+    assert [p.name for p in tmp_path.iterdir()] == ["p.tif"]
 
 
 @pytest.mark.parametrize("cut", [0.1, 0.5, 0.97])
 def test_a_copy_cut_short_by_a_full_disk_is_never_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: float
 ) -> None:
-    """GDAL can lose the error of a write on a full disk; the file then just ends early."""
+    """A file system may lose the error of a write on a full disk; the file then ends early."""
     source = written(tmp_path / "p.tif", classes(1300, 1300))
-    real = rasterio.shutil.copy
+    real = cog_layout.write_layout
 
-    def full_disk(src: object, dst: Path, **options: object) -> None:
-        real(src, dst, **options)
-        os.truncate(dst, int(Path(dst).stat().st_size * cut))
+    def full_disk(path: Path, *rest: Any) -> int:
+        crc = real(path, *rest)
+        os.truncate(path, int(path.stat().st_size * cut))
+        return crc
 
-    monkeypatch.setattr(rasterio.shutil, "copy", full_disk)
+    monkeypatch.setattr(cog_layout, "write_layout", full_disk)
     with pytest.raises(StoreError, match="MiB free"):
         publish_cog(source, tmp_path / "s.tif", overviews="mode", palette=SCHEMA)
     assert [p.name for p in tmp_path.iterdir()] == ["p.tif"]
@@ -311,7 +390,7 @@ def test_an_existing_product_stays_when_the_new_one_fails(
     def no_space(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(rasterio.shutil, "copy", no_space)
+    monkeypatch.setattr(cog_layout, "write_layout", no_space)
     with pytest.raises(StoreError, match="No space left"):
         publish_cog(tmp_path / "p.tif", final, overviews="mode")
     assert final.read_bytes() == before

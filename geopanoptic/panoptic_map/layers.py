@@ -34,16 +34,12 @@ def polygon_layers(
     from geopanoptic.vector import stuff_table, things_table
 
     schema, shape, simplify_px = context.schema, context.georef.shape, context.simplify_px
-    is_thing = np.zeros(256, bool)
-    is_thing[[c.id for c in schema.things]] = True
 
     def labels(window: Window, kind: Callable[..., Any]) -> npt.NDArray[np.int32] | None:
         found = read(window)
         if found is None:
             return None
-        classes, ids = found
-        ids = np.where(is_thing[classes], ids, np.int32(0))  # COCO: stuff has ids too
-        traced: npt.NDArray[np.int32] = kind(classes, ids)
+        traced: npt.NDArray[np.int32] = kind(*found, schema)
         return traced
 
     wanted = schema if context.classes is None else schema.subset(context.classes)
@@ -56,9 +52,7 @@ def polygon_layers(
         layers["things"] = things_table(traced, table, context)
     if wanted.stuff:
         traced = trace(
-            lambda w: labels(w, lambda c, i: stuff_labels(c, i, schema)), shape, BLOCK,
-            group="part",
-            simplify_px=simplify_px,
+            lambda w: labels(w, stuff_labels), shape, BLOCK, group="part", simplify_px=simplify_px,
         )  # fmt: skip
         layers["stuff"] = stuff_table(traced, context)
     return layers

@@ -99,7 +99,7 @@ def joined(n: int, a: Longs, b: Longs) -> Longs:
 
     Components are numbered by their first part.
     """
-    parent = np.arange(n)
+    parent = np.arange(n, dtype=np.int32)
     for k in range(len(a)):
         _unite(parent, a[k], b[k])
     number = np.empty(n, np.int64)
@@ -342,14 +342,21 @@ def _wkb_head(wkb: Marks, at: int, kind: int, count: int) -> int:
 
 @numba.njit(cache=True, nogil=True)
 def merge_labels(
-    semantic: Marks, instance: Ints, of_class: Ints, of_instance: tuple[int, int], labels: Ints
+    pixels: tuple[Marks, Ints],
+    has_id: Marks,
+    of_class: Ints,
+    of_instance: tuple[int, int],
+    labels: Ints,
 ) -> None:
-    """Fill flat `labels`: a + b * id where there is an instance ((a, b) = `of_instance`), else
+    """Fill flat `labels` from flat `pixels` = (class, instance).
+
+    a + b * id where there is an instance ((a, b) = `of_instance`) of a class that `has_id`, else
     the entry of the pixel's class in `of_class`.
     """
+    semantic, instance = pixels
     offset, factor = of_instance
     for i in range(labels.size):
-        if instance[i] > 0:
+        if instance[i] > 0 and has_id[semantic[i]]:
             labels[i] = offset + factor * instance[i]
         else:
             labels[i] = of_class[semantic[i]]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,13 @@ import shapely
 from geopanoptic.grid import Window
 from geopanoptic.panoptic_map import polygon_layers
 from geopanoptic.predict.finished import Finished
+from geopanoptic.predict.rasters import Rasters
+from geopanoptic.predict.seen import Seen
 from geopanoptic.predict.settings import Products
 from geopanoptic.raster import LabelReader
 from geopanoptic.vector import (
+    STUFF,
+    Stream,
     Style,
     TableContext,
     regular_classes,
@@ -25,6 +32,9 @@ from geopanoptic.vector import (
 )
 
 SEAM_ROWS = 10_000
+# Both layers look at every block twice: once for what crosses its seams, once to trace. So many
+# pixels of labels (5 bytes each) are kept between; a larger map is read again instead.
+_KEPT_PX = 24_000_000
 _SEAM_CLASSES = (("good", "#1b9e77"), ("fair", "#e6ab02"), ("poor", "#d95f02"))
 
 
@@ -45,26 +55,55 @@ def write_layers(path: Path, finished: Finished, products: Products) -> None:
         simplify_m=products.simplify_m or 0.0,
         regularize=regular_classes(schema, products.regularize),
     )
-    semantic, instances = LabelReader(rasters.semantic), LabelReader(rasters.instances)
+    seen = plan.seen if rasters.georef == plan.scene.georef else None
+    layers = polygon_layers(_Blocks.of(rasters, seen).read, rasters.table, context)
+    with ExitStack() as stack:
+        if len(layers) > 1:  # stuff is being traced while things are written
+            layers["stuff"] = stack.enter_context(Stream(STUFF, layers["stuff"]))
+        if path.suffix == ".gpkg":
+            if products.classes is None:
+                layers["seams_qa"] = _seam_batches(finished)
+            layers["run"] = iter([run_table(finished.run)])
+            quality = tuple((q, q, c) for q, c in _SEAM_CLASSES)
+            styles = {"seams_qa": Style("quality", quality, outlined=True)}
+            write_gpkg(path, layers, rasters.georef.crs, schema, styles=styles)
+        else:
+            write_vectors(path, layers, rasters.georef.crs, schema)
 
-    on_grid, seen = rasters.georef == plan.scene.georef, plan.seen
 
-    def read(window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]] | None:
-        if on_grid and not seen.has_any(window):
-            return None  # no file of the scene covers it
-        return semantic.read(window), instances.read(window)
+Labels = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
 
-    layers = polygon_layers(read, rasters.table, context)
-    if path.suffix == ".gpkg":
-        if products.classes is None:
-            layers["seams_qa"] = _seam_batches(finished)
-        layers["run"] = iter([run_table(finished.run)])
-        styles = {
-            "seams_qa": Style("quality", tuple((q, q, c) for q, c in _SEAM_CLASSES), outlined=True)
-        }
-        write_gpkg(path, layers, rasters.georef.crs, schema, styles=styles)
-    else:
-        write_vectors(path, layers, rasters.georef.crs, schema)
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """The labels of a finished map, block by block; those of a small map are read only once.
+
+    `seen`: what the files of the scene cover, where the map lies on their grid.
+    """
+
+    semantic: LabelReader
+    instances: LabelReader
+    seen: Seen | None
+    keep: bool
+    kept: dict[Window, Labels] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, rasters: Rasters, seen: Seen | None) -> _Blocks:
+        rows, cols = rasters.shape
+        readers = LabelReader(rasters.semantic), LabelReader(rasters.instances)
+        return cls(*readers, seen, keep=rows * cols <= _KEPT_PX)
+
+    def read(self, window: Window) -> Labels | None:
+        """Return class and instance of a window; None: no file of the scene covers it."""
+        if self.seen is not None and not self.seen.has_any(window):
+            return None
+        if not self.keep:
+            return self.semantic.read(window), self.instances.read(window)
+        with self.lock:
+            if window not in self.kept:
+                self.kept[window] = self.semantic.read(window), self.instances.read(window)
+            return self.kept[window]
 
 
 def _seam_batches(finished: Finished) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
 from geopanoptic.predict.join import core_rows
+from geopanoptic.predict.kernels import add_scores, add_up, final_labels
 from geopanoptic.predict.plan import Plan
 from geopanoptic.raster import LabelReader, LabelWriter
 from geopanoptic.segments import SCORE_NONE, SCORE_ONE, SegmentTable
-from geopanoptic.stitch import measure_core
 
 _SCENE_BLOCK = 2048  # window of the scene's grid that is filled at a time with --grid scene
 
@@ -35,11 +36,14 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Rasters:
-    """The finished rasters (plain tiled GeoTIFFs in the work directory) and their table."""
+    """The finished rasters (plain tiled GeoTIFFs in the work directory) and their table.
+
+    `score` is None unless it was asked for.
+    """
 
     semantic: Path
     instances: Path
-    score: Path
+    score: Path | None
     georef: GeoRef
     table: SegmentTable
 
@@ -49,16 +53,22 @@ class Rasters:
 
 
 def write_rasters(
-    plan: Plan, final: npt.NDArray[np.int32], things: SegmentTable, folder: Path
+    plan: Plan, ids: tuple[npt.NDArray[np.int32], SegmentTable], folder: Path, *, scores: bool
 ) -> Rasters:
-    """Write semantic, instances and score rasters into `folder`, on the grid that was asked for."""
-    rasters = _write(_assembled(plan, final, things), plan.scene.georef, things, folder)
-    if plan.settings.grid == "working" or not plan.scene.is_resampled:
+    """Write semantic, instances and, with `scores`, score rasters into `folder`.
+
+    `ids`: what `number_ids` gave. They lie on the grid that was asked for.
+    """
+    final, things = ids
+    as_worked = plan.settings.grid == "working" or not plan.scene.is_resampled
+    target = folder, scores or not as_worked
+    rasters = _write(_assembled(plan, final, things), plan.scene.georef, things, target)
+    if as_worked:
         return rasters
     scene_folder = folder / "scene"
     scene_folder.mkdir(exist_ok=True)
-    target = plan.scene.scene.georef
-    return _write(_regridded(rasters, target), target, things, scene_folder)
+    georef = plan.scene.scene.georef
+    return _write(_regridded(rasters, georef), georef, things, (scene_folder, scores))
 
 
 def _assembled(plan: Plan, final: npt.NDArray[np.int32], things: SegmentTable) -> Iterator[Layers]:
@@ -66,8 +76,9 @@ def _assembled(plan: Plan, final: npt.NDArray[np.int32], things: SegmentTable) -
     class_of = _class_of(things)
     for index in plan.seen.indexes:
         for row in core_rows(plan, index):
-            instances = final[row.gid]
-            semantic = np.where(instances > 0, class_of[instances], row.stuff)
+            shape = row.window.shape
+            semantic, instances = np.empty(shape, np.uint8), np.empty(shape, np.int32)
+            final_labels((row.gid, row.stuff), final, class_of, semantic, instances)
             yield Layers(row.window, semantic, instances, row.score)
 
 
@@ -85,6 +96,7 @@ def _regridded(rasters: Rasters, target: GeoRef) -> Iterator[Layers]:
             "--grid scene: the scene's own grid is rotated or in another reference system than "
             "the map's; leave the option out, the map is georeferenced anyway"
         )
+    assert rasters.score is not None
     readers = [LabelReader(p) for p in (rasters.semantic, rasters.instances, rasters.score)]
     for row in range(0, target.shape[0], _SCENE_BLOCK):
         for col in range(0, target.shape[1], _SCENE_BLOCK):
@@ -106,24 +118,40 @@ def _nearest(
     return rows - needed.row, cols - needed.col, needed
 
 
-def _write(layers: Iterator[Layers], georef: GeoRef, things: SegmentTable, folder: Path) -> Rasters:
-    paths = [folder / f"{name}.tif" for name in ("semantic", "instances", "score")]
+def _write(
+    layers: Iterator[Layers], georef: GeoRef, things: SegmentTable, target: tuple[Path, bool]
+) -> Rasters:
+    """Write all windows; `target`: the folder, and whether scores are kept too."""
+    folder, scores = target
+    kinds = [("semantic", "uint8", 0), ("instances", "int32", 0), ("score", "uint8", SCORE_NONE)]
+    kinds = kinds if scores else kinds[:2]
+    paths = [folder / f"{name}.tif" for name, _, _ in kinds]
     tally = _Tally(georef.shape, int(things.id.max(initial=0)))
     with ExitStack() as files:
         for path in paths:
             path.unlink(missing_ok=True)
         writers = [
             files.enter_context(LabelWriter(path, georef, dtype, nodata=nodata))
-            for path, dtype, nodata in zip(
-                paths, ("uint8", "int32", "uint8"), (0, 0, SCORE_NONE), strict=True
-            )
+            for path, (_, dtype, nodata) in zip(paths, kinds, strict=True)
         ]
+        # one window is being compressed while the next one is read and counted
+        beside = files.enter_context(ThreadPoolExecutor(1, thread_name_prefix="rasters"))
+        waiting: Future[None] | None = None
         for part in layers:
-            arrays: tuple[npt.NDArray[Any], ...] = (part.semantic, part.instances, part.score)
-            for writer, array in zip(writers, arrays, strict=True):
-                writer.write(part.window, array)
             tally.add(part)
-    return Rasters(paths[0], paths[1], paths[2], georef, tally.table(things))
+            if waiting is not None:
+                waiting.result()
+            waiting = beside.submit(_put, writers, part)
+        if waiting is not None:
+            waiting.result()
+    score = paths[2] if scores else None
+    return Rasters(paths[0], paths[1], score, georef, tally.table(things))
+
+
+def _put(writers: list[LabelWriter], part: Layers) -> None:
+    arrays: tuple[npt.NDArray[Any], ...] = (part.semantic, part.instances, part.score)
+    for writer, array in zip(writers, arrays, strict=False):
+        writer.write(part.window, array)
 
 
 class _Tally:
@@ -136,22 +164,14 @@ class _Tally:
         self._areas = np.zeros(things + 1, np.int64)
         self._class_boxes = np.tile(nowhere, (256, 1))
         self._class_px = np.zeros(256, np.int64)
-        self._class_score = np.zeros((2, 256))
+        self._class_score = np.zeros((2, 256), np.int64)
 
     def add(self, part: Layers) -> None:
         """Count one window; windows must not overlap."""
-        for labels, areas, boxes in (
-            (part.instances, self._areas, self._boxes),
-            (part.semantic.astype(np.int32), self._class_px, self._class_boxes),
-        ):
-            there, area_px, box = measure_core(labels, part.window)
-            areas[there] += area_px
-            boxes[there, :2] = np.minimum(boxes[there, :2], box[:, :2])
-            boxes[there, 2:] = np.maximum(boxes[there, 2:], box[:, 2:])
-        scored = part.score != SCORE_NONE
-        flat = part.semantic[scored]
-        self._class_score[0] += np.bincount(flat, weights=part.score[scored], minlength=256)
-        self._class_score[1] += np.bincount(flat, minlength=256)
+        corner = part.window.row, part.window.col
+        add_up(part.instances, corner, self._areas, self._boxes)
+        add_up(part.semantic, corner, self._class_px, self._class_boxes)
+        add_scores(part.semantic, part.score, SCORE_NONE, self._class_score)
 
     def table(self, things: SegmentTable) -> SegmentTable:
         """Return the table of things and stuff classes."""

@@ -197,11 +197,11 @@ def _work(
         ids = resolve_ids(plan)
     with record.stage("assemble"):
         _each(engine, partial(core_region, plan), plan, execution, "assemble")
-        final, things = number_ids(plan, ids)
+        numbered = number_ids(plan, ids)
     trim_heap(0)  # each stage begins with what is in use, not with the peaks of those before
     with record.stage("write"):
         folder = plan.files_folder()
-        rasters = write_rasters(plan, final, things, folder)
+        rasters = write_rasters(plan, numbered, folder, scores=products.scores)
         record.failed_tiles |= ids.failed
         record.counts |= _counts(plan, rasters, ids)
         finished = Finished(plan, rasters, ids.seams, run_facts(plan, record.facts()))

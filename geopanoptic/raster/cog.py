@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import rasterio
-import rasterio.shutil
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
@@ -23,11 +25,13 @@ from geopanoptic.grid import Window
 from geopanoptic.raster.gdal import explain, gdal_env, no_place_is_fine, open_raster
 from geopanoptic.raster.scene import Scene
 from geopanoptic.raster.source import Array
-from geopanoptic.raster.style import write_pam, write_semantic_qml
+from geopanoptic.raster.style import legend, write_pam, write_semantic_qml
 from geopanoptic.schema import LabelSchema
 
+if TYPE_CHECKING:
+    from geopanoptic.raster.pyramid import Pyramid
+
 BLOCK_PX = 512
-_STRIP_PX = 2**22  # pixels compared at a time
 
 Overviews = Literal["mode", "nearest"]
 
@@ -83,9 +87,15 @@ class LabelWriter:
     def close(self) -> None:
         """Flush and close; StoreError when the last blocks did not fit on the disk."""
         dataset, self._dataset = self._dataset, None
-        if dataset is not None:
-            with gdal_env(), store_errors(self.path):
-                dataset.close()
+        if dataset is None:
+            return
+        with gdal_env(), store_errors(self.path):
+            dataset.close()
+        try:
+            Scene.open(self.path).close()
+        except SceneError as why:
+            why_not = "its last blocks were lost, of which GDAL said nothing"
+            raise _not_stored(self.path, why_not) from why
 
     def __exit__(
         self,
@@ -118,38 +128,79 @@ def publish_cog(
     Raises StoreError; then nothing stands under the final names.
     """
     source, final = Path(tiled_path), Path(final_path)
-    temporary = final.with_name(final.name + ".tmp.tif")
-    sides = [(Path(f"{temporary}.aux.xml"), Path(f"{final}.aux.xml"))] if palette else []
-    source_side = Path(f"{source}.aux.xml")
+    temporary, spool = (final.with_name(f"{final.name}.tmp.{k}") for k in ("tif", "blocks"))
+    side, temporary_side = Path(f"{final}.aux.xml"), Path(f"{temporary}.aux.xml")
     try:
+        with store_errors(final):
+            _make(source, (temporary, spool), overviews, palette)
+        spool.unlink()
         if palette:
-            write_pam(source_side, palette)
-        with gdal_env(pam=True), store_errors(final):
-            rasterio.shutil.copy(
-                source,
-                temporary,
-                driver="COG",
-                compress="DEFLATE",
-                level=6,
-                predictor="NO",
-                blocksize=BLOCK_PX,
-                overview_resampling=overviews.upper(),
-                bigtiff="IF_SAFER",
-                num_threads=1,
-            )
-        _verify(source, temporary, final)
-        for made, name in sides:
-            if not made.exists():
-                raise _not_stored(final, "its attribute table was not written")
-            made.replace(name)
-        if palette:
+            write_pam(temporary_side, palette)
+            temporary_side.replace(side)
             write_semantic_qml(final.with_suffix(".qml"), palette)
         temporary.replace(final)
     except OSError as why:
         raise _not_stored(final, explain(why)) from why
     finally:
-        for path in (temporary, Path(f"{temporary}.aux.xml"), source_side):
+        for path in (temporary, temporary_side, spool):
             path.unlink(missing_ok=True)
+
+
+def _make(
+    source: Path, made: tuple[Path, Path], overviews: Overviews, palette: LabelSchema | None
+) -> None:
+    """Write the COG to the first path of `made` and read it back; the second one is for blocks."""
+    # compiled code; whoever only reads labels does without
+    from geopanoptic.raster.cog_layout import Header, kept_tags, write_layout
+    from geopanoptic.raster.pyramid import Blocks, Pyramid, mode_of_four, nearest_of_four
+
+    target, spool = made
+    with gdal_env(), open_raster(str(source), "GTiff") as tiled:
+        nodata = -1 if tiled.nodata is None else int(tiled.nodata)
+        halve = partial(mode_of_four, nodata=nodata) if overviews == "mode" else nearest_of_four
+        blocks = Blocks(
+            tiled.shape, tiled.dtypes[0], max(nodata, 0), _written(tiled), partial(_block, tiled)
+        )
+        with spool.open("w+b") as file:
+            pyramid = Pyramid.build(blocks, halve, file, _threads())
+            header = Header(tiled.dtypes[0], _colours(palette), kept_tags(source))
+            crc = write_layout(target, pyramid, header)
+        _verify(tiled, target, pyramid, crc)
+
+
+def _written(tiled: Any) -> npt.NDArray[np.bool_]:
+    """Tell which blocks of a sparse TIFF were ever written; shape (block rows, block columns)."""
+    rows, cols = (-(-n // BLOCK_PX) for n in tiled.shape)
+    if tiled.block_shapes != [(BLOCK_PX, BLOCK_PX)]:
+        return np.ones((rows, cols), bool)
+    found = np.empty((rows, cols), bool)
+    for row in range(rows):
+        for col in range(cols):
+            place = tiled.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1)
+            found[row, col] = place is not None
+    return found
+
+
+def _block(raster: Any, row: int, col: int) -> Array:
+    height, width = raster.shape
+    top, left = row * BLOCK_PX, col * BLOCK_PX
+    size = min(BLOCK_PX, width - left), min(BLOCK_PX, height - top)
+    values: Array = raster.read(1, window=RasterWindow(left, top, *size))
+    return values
+
+
+def _colours(palette: LabelSchema | None) -> npt.NDArray[np.uint16] | None:
+    """Return a TIFF colour map: red of 256 values, then green, then blue, 16 bits each."""
+    if palette is None:
+        return None
+    table = np.zeros((256, 3), np.uint16)
+    for value, _, rgb, _ in legend(palette):
+        table[value] = rgb
+    return np.ascontiguousarray(table.T) * np.uint16(257)
+
+
+def _threads() -> int:
+    return max(1, min(4, os.cpu_count() or 1))
 
 
 class LabelReader:
@@ -241,33 +292,32 @@ def _not_stored(path: Path, why: str) -> StoreError:
     )
 
 
-def _verify(source: Path, copy: Path, final: Path) -> None:
-    """Compare the copy with its source pixel by pixel, and read all its overviews."""
-    try:
-        with (
-            gdal_env(),
-            open_raster(str(source), "GTiff") as a,
-            open_raster(str(copy), "GTiff") as b,
-        ):
-            if b.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") != "COG":
-                raise _not_stored(final, "GDAL did not lay it out as a COG")
-            facts = [(d.shape, d.dtypes, d.nodata, d.crs, d.transform) for d in (a, b)]
-            if facts[0] != facts[1]:
-                raise _not_stored(final, f"its header says {facts[1]} instead of {facts[0]}")
-            for box in _strips(a.shape):
-                if not np.array_equal(a.read(1, window=box), b.read(1, window=box)):
-                    raise _not_stored(final, f"its pixels differ at {box}")
-            levels = len(b.overviews(1))
-        for level in range(levels):
-            with gdal_env(), open_raster(str(copy), "GTiff", overview_level=level) as overview:
-                for box in _strips(overview.shape):
-                    overview.read(1, window=box)
-    except RasterioError as why:
-        raise _not_stored(final, explain(why)) from why
+def _verify(tiled: Any, copy: Path, pyramid: Pyramid, crc: int) -> None:
+    """Read the file back: all bytes are those that were written, all blocks are those wanted.
 
+    A block of one value occurs many times and is decoded once: its bytes are compared anyway.
+    """
+    from geopanoptic.raster.cog_layout import checksum
 
-def _strips(shape: tuple[int, int]) -> Iterator[RasterWindow]:
-    height, width = shape
-    rows = max(BLOCK_PX, _STRIP_PX // width // BLOCK_PX * BLOCK_PX)
-    for row in range(0, height, rows):
-        yield RasterWindow(0, row, width, min(rows, height - row))
+    if checksum(copy) != crc:
+        raise OSError("it does not read back as it was written")
+    decoded: set[int] = set()
+    for number, level in enumerate(pyramid.levels):
+        options = {"overview_level": number - 1} if number else {}
+        with open_raster(str(copy), "GTiff", **options) as made:
+            if number == 0 and made.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") != "COG":
+                raise OSError("GDAL does not take it for a COG")
+            place = tiled.transform if number else made.transform
+            wanted = (level.shape, tiled.dtypes, tiled.nodata, tiled.crs, tiled.transform)
+            found = (made.shape, made.dtypes, made.nodata, made.crs, place)
+            if found != wanted:
+                raise OSError(f"its header says {found} instead of {wanted}")
+            for row, col in np.argwhere(level.constant < 0).tolist():
+                if zlib.crc32(_block(made, row, col).data) != level.checksum[row, col]:
+                    raise OSError(f"its pixels differ in block {row}, {col} of level {number}")
+            for constant in set(np.unique(level.constant).tolist()) - {-1} - decoded:
+                row, col = np.argwhere(level.constant == constant)[0].tolist()
+                value = pyramid.value_of(constant)
+                if not (_block(made, row, col) == value).all():
+                    raise OSError(f"its pixels differ in block {row}, {col} of level {number}")
+                decoded.add(constant)

@@ -3,6 +3,7 @@
 things_table, stuff_table, run_table   polygons and segments -> Arrow batches with attributes
 LayerSpec, THINGS, STUFF, RUN          what a layer is called, its columns
 Style                                  how QGIS draws a layer
+Stream                                 batches made ahead, in a thread
 write_gpkg, write_vectors, read_layer  files, published whole or not at all
 """
 
@@ -11,6 +12,7 @@ from geopanoptic.vector.geopackage import read_layer, write_gpkg
 from geopanoptic.vector.project import write_project
 from geopanoptic.vector.regular import regular_classes
 from geopanoptic.vector.specs import RUN, STUFF, THINGS, LayerSpec
+from geopanoptic.vector.streaming import Stream
 from geopanoptic.vector.styles import Style
 from geopanoptic.vector.tables import TableContext, run_table, stuff_table, things_table
 
@@ -19,6 +21,7 @@ __all__ = [
     "STUFF",
     "THINGS",
     "LayerSpec",
+    "Stream",
     "Style",
     "TableContext",
     "need_vector_suffix",
