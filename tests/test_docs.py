@@ -35,6 +35,14 @@ def test_scripts_and_commands_that_are_named_are_there(document: Path) -> None:
         assert name in COMMANDS, f"{document.name} names the command {name}"
 
 
+def test_tests_that_are_named_are_there() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text()
+    named = re.findall(r"`([a-z_/]+\.py)::(test_\w+)", text)
+    assert len(named) > 10
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {name}"
+
+
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci/run"], ids=lambda p: p.name)
 def test_scripts_can_be_run(script: Path) -> None:
     assert os.access(script, os.X_OK), f"{script} is not executable"

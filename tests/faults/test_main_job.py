@@ -1,7 +1,7 @@
 """Whatever befalls a run of `geopanoptic predict`: nothing is lost, and the map is the same bytes.
 
 Each test disturbs the command as a user meets it, gives the same command again, and compares with
-a run that nobody disturbed. docs/scaling.md lists which test stands for which fault.
+a run that nobody disturbed. docs/faults.md lists which test stands for which fault.
 """
 
 from __future__ import annotations
