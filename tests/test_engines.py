@@ -14,7 +14,7 @@ import pytest
 from random_model import random_card, write_random_model
 
 from geopanoptic.errors import CheckpointError, ConfigError
-from geopanoptic.models import Engine, choose_engine, load_model
+from geopanoptic.models import DEFAULT_MODEL, Engine, choose_engine, load_model, read_card
 from geopanoptic.models.engines import ENGINES, ON_CPU, lacking
 from geopanoptic.models.engines.cache import cached
 from geopanoptic.models.smoothing import SMOOTH_PX, smooth
@@ -234,4 +234,115 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypa
 def test_an_engine_says_what_it_is() -> None:
     assert str(Engine("openvino", "2026.4.1", "bf16")) == "openvino 2026.4.1, bf16"
     assert json.dumps(Engine("torch", "2.6").to_json())
-    assert set(ON_CPU) == set(ENGINES) - {"auto"}
+    assert set(ON_CPU) == set(ENGINES) - {"auto", "torch_compile"}
+
+
+def test_torch_computes_in_half_as_many_bits_when_asked(model: Path) -> None:
+    chips = noise((1, 3, 96, 70))
+    wanted = load_model(model, threads=1).forward(chips)
+    got = load_model(model, threads=1, precision="bf16").forward(chips)
+    for name, field in wanted.items():
+        assert got[name].dtype == np.float32
+        assert got[name].shape == field.shape
+        assert 0 < np.abs(got[name] - field).max() < 0.05
+    assert str(choose_engine(random_card(), "torch", precision="bf16")).endswith(", bf16")
+    on_gpu = choose_engine(random_card(), precision="fp16", gpu=True)
+    assert (on_gpu.name, on_gpu.precision) == ("torch", "fp16")
+    with pytest.raises(ConfigError, match="fp16 is for GPUs"):
+        choose_engine(random_card(), "torch", precision="fp16")
+    with pytest.raises(ConfigError, match="computed in fp32"):
+        choose_engine(random_card(architecture="panoptic_fpn"), "torch", precision="bf16")
+
+
+def test_compiling_without_a_compiler_is_refused_with_the_reason(monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler, and no-such-compiler"):
+        choose_engine(random_card(), "torch_compile")
+    monkeypatch.delenv("CXX")
+    if lacking("torch_compile") is None:
+        engine = choose_engine(random_card(), "torch_compile")
+        assert engine.version == choose_engine(random_card(), "torch").version
+
+
+@pytest.mark.slow
+def test_compiled_torch_gives_the_fields_of_torch(model: Path) -> None:
+    if why := lacking("torch_compile"):
+        pytest.skip(why)
+    code = (
+        "import numpy as np\n"
+        "from geopanoptic.models import load_model\n"
+        "chips = np.random.default_rng(0).integers(0, 256, (1, 3, 96, 70)).astype(np.uint8)\n"
+        f"one = load_model({str(model)!r}, threads=1)\n"
+        f"other = load_model({str(model)!r}, threads=1, engine='torch_compile')\n"
+        "for chip in (chips, chips[..., :40]):\n"
+        "    wanted, got = one.forward(chip), other.forward(chip)\n"
+        "    assert all(np.abs(got[k] - wanted[k]).max() < 1e-4 for k in wanted)\n"
+        "print('alike')"
+    )  # of its own process: the compiler warns in many ways
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, text=True
+    )
+    assert done.stdout.strip().endswith("alike"), done.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def ground() -> np.ndarray:
+    """A chip of the example scene, as the default model sees it."""
+    from geopanoptic.predict.sample_chips import sample_chips
+
+    scene = Path(__file__).parents[1] / "examples" / "bremerton.tif"
+    return sample_chips(str(scene), DEFAULT_MODEL, 2, 512)[0]
+
+
+@pytest.mark.parametrize("engine", GRAPH_ENGINES)
+def test_the_default_model_finds_the_same_on_every_engine(engine: str, ground: np.ndarray) -> None:
+    from geopanoptic.models.engines.quantize import agreement
+
+    models = [
+        load_model(DEFAULT_MODEL, threads=1, engine=e, precision="fp32") for e in ("torch", engine)
+    ]
+    found = agreement(*models, [ground])
+    assert found.classes >= 0.999
+    assert found.things_pq >= 0.99
+
+
+@pytest.mark.parametrize("engine", GRAPH_ENGINES)
+def test_the_default_model_finds_nearly_the_same_in_8_bits(engine: str, ground: np.ndarray) -> None:
+    from geopanoptic.models.engines.precision import EightBit
+    from geopanoptic.models.engines.quantize import agreement
+
+    card = read_card(DEFAULT_MODEL)
+    known = EightBit.of(card)
+    assert known is not None, "its weights are new: run scripts/quantize_bundled"
+    assert known.agrees
+    models = [
+        load_model(DEFAULT_MODEL, threads=1, engine=engine, precision=p) for p in ("fp32", "int8")
+    ]
+    found = agreement(*models, [ground])
+    assert 0.95 < found.classes < 1
+    assert found.things_pq >= 0.85
+
+
+@pytest.mark.slow
+def test_in_8_bits_the_default_model_loses_no_half_point_of_pq(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from geopanoptic.models import save_model
+    from geopanoptic.models.checkpoint import model_path, read_header, read_tensors
+
+    if choose_engine(read_card(DEFAULT_MODEL)).precision != "int8":
+        pytest.skip("here the default is not 8 bits")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import model_quality
+
+    path = model_path(DEFAULT_MODEL)
+    header = read_header(path)
+    bare = tmp_path / "bare.safetensors"
+    save_model(bare, read_tensors(path, header), replace(header.card, int8={}))
+    pq = [
+        model_quality.measure_buildings(shared / "data", m, tmp_path)["pooled"]["pq"]
+        for m in (str(bare), DEFAULT_MODEL)
+    ]
+    assert pq[1] >= pq[0] - 0.005

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
+    type=click.Choice(["auto", "torch", "torch_compile", "openvino", "onnxruntime"]),
     default="auto",
     show_default=True,
     help="What carries out the network; auto takes the best that is installed for the model.",

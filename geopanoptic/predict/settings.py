@@ -42,7 +42,7 @@ class PredictSettings:
     grid: Literal["working", "scene"] = "working"
     origin: tuple[int, int] | None = None
     tta: Literal["none", "flips"] = "none"
-    engine: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto"
+    engine: Literal["auto", "torch", "torch_compile", "openvino", "onnxruntime"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
 
     def __post_init__(self) -> None:

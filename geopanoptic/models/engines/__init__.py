@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -23,7 +25,10 @@ from geopanoptic.models.engines.precision import (
 
 # In the order of preference on a CPU (docs/models.md has the figures).
 ON_CPU = ("openvino", "onnxruntime", "torch")
-ENGINES = (AUTO, "torch", "openvino", "onnxruntime")
+COMPILED = "torch_compile"  # torch that writes and compiles code for the network: when asked for
+ENGINES = (AUTO, "torch", COMPILED, "openvino", "onnxruntime")
+_TORCHES = ("torch", COMPILED)
+_COMPILERS = ("g++", "clang++", "c++", "cl")
 # Networks of ours whose answer can be written as one graph of fixed operations.
 GRAPHS = ("dense",)
 ONNX = "onnx"  # the architecture of a model that is such a graph and nothing else
@@ -55,11 +60,18 @@ class Engine:
 
 def lacking(engine: str, architecture: str | None = None) -> str | None:
     """Tell why an engine cannot be used here (for an architecture); None when it can."""
-    if importlib.util.find_spec(engine) is None:
+    if engine == COMPILED:
+        named = os.environ.get("CXX")
+        if not any(map(shutil.which, (named,) if named else _COMPILERS)):
+            return (
+                f"it needs a C++ compiler, and {named or ', '.join(_COMPILERS)} is not on the PATH"
+            )
+    if importlib.util.find_spec(_package(engine)) is None:
         cure = "" if engine == "torch" else ": pip install 'geopanoptic[cpu]'"
         return f"{engine} is not installed{cure}"
     if architecture == ONNX:
-        return "it runs no ONNX models; use openvino or onnxruntime" if engine == "torch" else None
+        wrong = engine in _TORCHES
+        return "it runs no ONNX models; use openvino or onnxruntime" if wrong else None
     if engine != "torch" and architecture is not None and architecture not in GRAPHS:
         return f"the architecture '{architecture}' runs on torch only"
     return None
@@ -96,7 +108,7 @@ def _chosen(card: ModelCard, wanted: str, precision: str, gpu: bool) -> Engine:
         # of none that can, name the reason of the one that would be taken without the precision
         able = (name for name in order if lacking(name, card.architecture) is None)
         wanted = next(usable, next(able, last))
-    elif gpu and wanted != "torch" and card.architecture != ONNX:
+    elif gpu and wanted not in _TORCHES and card.architecture != ONNX:
         raise ConfigError(
             f"--engine {wanted}: it runs on the CPU; use --device cpu, or --engine torch"
         )
@@ -106,7 +118,11 @@ def _chosen(card: ModelCard, wanted: str, precision: str, gpu: bool) -> Engine:
     why = no_precision(wanted, precision, card, gpu=gpu)
     if why is not None:
         raise ConfigError(f"--precision {precision}: {why}")
-    return Engine(wanted, version_of(wanted), precision_of(wanted, precision, card))
+    return Engine(wanted, version_of(_package(wanted)), precision_of(wanted, precision, card))
+
+
+def _package(engine: str) -> str:
+    return "torch" if engine in _TORCHES else engine
 
 
 def _joined(engines: Sequence[Engine]) -> Engine:

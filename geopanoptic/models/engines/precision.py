@@ -20,7 +20,7 @@ from geopanoptic.models.card import ModelCard
 AUTO = "auto"
 PRECISIONS = (AUTO, "fp32", "bf16", "fp16", "int8")
 # `auto` computes in 8 bits only where the card tells of at least so much agreement with 32 bits.
-LEAST_CLASSES = 0.97
+LEAST_CLASSES = 0.95
 LEAST_THINGS_PQ = 0.9
 _VNNI = ("avx512_vnni", "avx_vnni")  # integer products that are faster than those of floats
 
@@ -79,7 +79,7 @@ def no_precision(engine: str, precision: str, card: ModelCard, *, gpu: bool) -> 
     """Tell why an engine cannot compute this model so; None when it can."""
     if precision in (AUTO, "fp32"):
         return None
-    if engine == "torch":
+    if engine.startswith("torch"):
         if precision == "int8":
             return "torch computes in floats; use --engine openvino"
         if card.architecture != "dense":

@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from geopanoptic.models.engines.precision import EightBit
 from geopanoptic.models.engines.runners import exported, open_runner
 from geopanoptic.models.engines.segmenter import GraphSegmenter
 from geopanoptic.models.onnx_file import embed_card
+from geopanoptic.models.segmenter import Segmenter
 from geopanoptic.models.sources import source_of
 
 _CALIBRATED_PX = 384
@@ -90,7 +90,7 @@ def with_ranges(path: Path, chips: Chips, out: Path) -> tuple[ModelCard, EightBi
     exact, small = (Engine(engine, version_of(engine), p) for p in ("fp32", "int8"))
     original = GraphSegmenter(card, open_runner(graph, exact, 1))
     twin = GraphSegmenter(trial, open_eight_bit(graph, trial, small, 1))
-    same = _agreement(original, twin, chips[1::2])
+    same = agreement(original, twin, chips[1::2])
     found = replace(
         found,
         class_agreement=round(same.classes, 5),
@@ -135,7 +135,8 @@ def measured_ranges(graph: bytes, chips: Chips) -> dict[str, tuple[float, float]
     return {name: found[tensor] for name, tensor in read.items()}
 
 
-def _agreement(original: Any, twin: Any, chips: Chips) -> Agreement:
+def agreement(original: Segmenter, twin: Segmenter, chips: Chips) -> Agreement:
+    """Compare what two models make of chips (band, h, w), all of whose pixels count."""
     same, hits, quality, sizes = 0.0, 0, 0.0, 0
     for chip in chips:
         valid = np.ones(chip.shape[1:], bool)
