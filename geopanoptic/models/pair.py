@@ -20,6 +20,7 @@ from geopanoptic.models.segmenter import Fields, Segmented, Segmenter, TwoHalves
 from geopanoptic.schema import LabelSchema
 
 PLUS = " + "
+MOST_CLASSES = 254  # ids 1..254; 0 is nodata, 255 void
 
 
 def pair_card(stuff: ModelCard, things: ModelCard) -> ModelCard:
@@ -27,7 +28,8 @@ def pair_card(stuff: ModelCard, things: ModelCard) -> ModelCard:
 
     Stuff classes and what goes with them come from the first, thing classes from the second; a
     thing's id that the first uses already becomes the lowest free one. Raises CheckpointError when
-    they cannot look at the same pixels (other bands, values or GSD), or one has nothing to give.
+    they cannot look at the same pixels (other bands, values or GSD), one has nothing to give, or
+    their classes do not fit: one name for stuff and for things, or more than 254 together.
     """
     for what in ("bands", "value_range", "percentiles"):
         one, other = getattr(stuff, what), getattr(things, what)
@@ -48,6 +50,7 @@ def pair_card(stuff: ModelCard, things: ModelCard) -> ModelCard:
             f"'{stuff.name}' must have stuff classes and '{things.name}' things; name the semantic "
             "model first"
         )
+    _check_classes(stuff, things)
     sha256 = hashlib.sha256(f"{stuff.sha256}{things.sha256}".encode()).hexdigest()
     return replace(
         things,
@@ -68,6 +71,21 @@ def pair_card(stuff: ModelCard, things: ModelCard) -> ModelCard:
         metrics=(),
         description="",
     )
+
+
+def _check_classes(stuff: ModelCard, things: ModelCard) -> None:
+    one = [c.name for c in stuff.schema.stuff]
+    other = [c.name for c in things.schema.things]
+    if both := sorted(set(one) & set(other)):
+        raise CheckpointError(
+            f"'{', '.join(both)}' is stuff of '{stuff.name}' and a thing of '{things.name}': a map "
+            "cannot have both under one name; rename it in one of the cards"
+        )
+    if len(one) + len(other) > MOST_CLASSES:
+        raise CheckpointError(
+            f"'{stuff.name}' has {len(one)} stuff classes and '{things.name}' {len(other)} of "
+            f"things; a map has at most {MOST_CLASSES} together"
+        )
 
 
 def _things(stuff: ModelCard, things: ModelCard) -> list[Any]:

@@ -177,7 +177,9 @@ def _check_polygons(panoptic: PanopticMap) -> list[str]:
 
     file = panoptic.folder / "panoptic.gpkg"  # type: ignore[operator]
     layers = {str(name) for name, _ in pyogrio.list_layers(file)}
-    broken = [f"panoptic.gpkg has no layer {n}" for n in ("things", "stuff") if n not in layers]
+    # a model of things alone makes no layer of stuff, and the other way round
+    kinds = {"things": panoptic.schema.things, "stuff": panoptic.schema.stuff}
+    broken = [f"panoptic.gpkg has no layer {n}" for n in kinds if kinds[n] and n not in layers]
     wrong = {"things": 0, "stuff": 0}
     things = np.zeros(256, bool)
     things[[c.id for c in panoptic.schema.things]] = True

@@ -44,7 +44,7 @@ class Origin:
         Raises CheckpointError when there is none, or it holds no weights that are safe to read.
         """
         folder = Path(start)
-        if folder.is_dir() and not (folder / "card.yaml").is_file():
+        if (folder / "config.json").is_file() and not (folder / "card.yaml").is_file():
             return cls._bare(folder)
         card = read_card(start)
         return cls(

@@ -160,7 +160,8 @@ class TrainConfig:
         """
         config = load_config(path, cls)
         beside = path.parent / config.start
-        return replace(config, start=str(beside)) if config.start and beside.exists() else config
+        there = beside.is_file() or (beside / "config.json").is_file()
+        return replace(config, start=str(beside)) if config.start and there else config
 
     def schema(self) -> LabelSchema:
         """Return the classes: the configuration's, else those of `start`, else the default ones.

@@ -72,6 +72,7 @@ def _pretrained(folder: Path, architecture: str, config: Any) -> nn.Module:
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             dtype=torch.float32,
         )
     except Exception as why:
