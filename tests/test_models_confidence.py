@@ -24,6 +24,7 @@ from geopanoptic.metrics import expected_calibration_error
 from geopanoptic.models import Fields, ModelCard
 from geopanoptic.models.confidence import fit_score_model, logit, modelled
 from geopanoptic.models.decode import DecodesFields, SeededDecoder, decoder_of
+from geopanoptic.models.pair import pair_card
 from geopanoptic.models.segmenter import Segmented
 from geopanoptic.schema import LabelSchema
 
@@ -206,3 +207,13 @@ def test_a_score_model_that_cannot_be_is_refused(model: object, said: str) -> No
 def test_a_score_model_of_a_decoder_without_one_is_refused() -> None:
     with pytest.raises(CheckpointError, match="'paste' has no use for it"):
         replace(random_card(), decoder="paste", score_model={"building": MODEL})
+
+
+def test_a_pair_scores_as_its_model_of_things_does() -> None:
+    schema = random_card().schema
+    stuff = random_card(schema=LabelSchema(schema.stuff), thresholds={})
+    things = random_card(score_model={"building": MODEL})
+    paired = pair_card(stuff, replace(things, schema=LabelSchema(schema.things)))
+    assert paired.score_model == things.score_model
+    assert paired.decoder == "pair"
+    assert ModelCard.from_json(json.loads(json.dumps(paired.to_json()))) == paired

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 CARD_VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DECODES_FIELDS = ("seeded", "centers", "components")
+# Decoders that read a score model; of a pair the one of things does.
+_SCORES = ("seeded", "centers", "components", "pair")
 _ONLY_SAID = ("metrics", "training_data", "licence", "description")  # nothing is computed from them
 
 
@@ -98,7 +99,7 @@ class ModelCard:
             checks[f"score_calibration names '{name}', which is no thing class"] = not known
             checks[f"score_calibration of '{name}' does not rise within 0..1"] = not _rises(knots)
         checks[f"it has a score_model, but the decoder '{self.decoder}' has no use for it"] = (
-            bool(self.score_model) and self.decoder not in _DECODES_FIELDS
+            bool(self.score_model) and self.decoder not in _SCORES
         )
         for name, model in self.score_model.items():
             known = any(c.name == name and c.is_thing for c in self.schema.classes)
