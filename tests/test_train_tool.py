@@ -219,6 +219,17 @@ def test_a_source_is_split_by_place(tmp_path: Path) -> None:
     assert (town.classes > 0).all()
 
 
+def test_areas_to_ignore_are_void_and_nothing_else_is(tmp_path: Path) -> None:
+    town = write_town(tmp_path, 1, 128)
+    ignored = {"kind": "ignore", "path": "town1_right.gpkg"}
+    (made,), _ = sources_of(write_config(tmp_path, source(VECTOR, COVER, ignored)))
+    truth, right = labels_of(made), np.arange(128) >= 77
+    assert not classes_of(truth)[:, right][:, 2:].any()
+    assert np.isin(truth.sets[:, right][:, 2:], (0, 0b111)).all(), "may be anything, or nothing"
+    left = classes_of(truth)[:, ~right][:, :-2]
+    assert (left == town.classes[:, ~right][:, :-2]).mean() > 0.97
+
+
 def test_more_than_eight_classes_are_kept_apart(tmp_path: Path) -> None:
     town = write_town(tmp_path, 1, 128)
     classes = [{"name": f"c{k}", "kind": "stuff"} for k in range(19)]
@@ -422,10 +433,26 @@ def test_the_command_writes_the_model_and_goes_on(towns: Path, tmp_path: Path) -
     assert isinstance(wrong.exception, StoreError)
 
 
+DETECTOR = {
+    "architecture": "mask_rcnn", "decoder_channels": [], "lr": 0.0005, "encoder_lr": 0.0002,
+    "network": {"backbone": "resnet18", "pyramid_channels": 64, "box_channels": 64,
+                "mask_channels": 32, "proposals": 40, "samples": 32},
+    "classes": [CLASSES[0], {"name": "other", "kind": "stuff"}],
+}  # fmt: skip
+REST = {"kind": "everywhere", "codes": {"all": ["building", "other"]}}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_two_processes_train_as_one(towns: Path, tmp_path: Path) -> None:
-    path = write_config(towns, source(VECTOR, COVER), batch=4, steps=3)
+@pytest.mark.parametrize(
+    ("changes", "layer", "column"),
+    [({}, COVER, "semantic"), (DETECTOR, REST, "objectness")],
+    ids=["dense", "mask_rcnn"],
+)
+def test_two_processes_train_as_one(
+    changes: dict[str, Any], layer: dict[str, Any], column: str, towns: Path, tmp_path: Path
+) -> None:
+    path = write_config(towns, source(VECTOR, layer), **({"batch": 4, "steps": 3} | changes))
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     rows = {}
     for size in (1, 2):
@@ -433,10 +460,10 @@ def test_two_processes_train_as_one(towns: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                    "--nproc-per-node", str(size), "-m", "geopanoptic.cli.main", "train",
                    str(path), "--out", str(out)]  # fmt: skip
-        subprocess.run(command, check=True, env=env, timeout=600)
+        subprocess.run(command, check=True, env=env, timeout=700)
         assert read_card(out).name == "tiny"
         with (tmp_path / f"m{size}.train/log.csv").open() as file:
-            rows[size] = [float(r["semantic"]) for r in csv.DictReader(file)]
+            rows[size] = [float(r[column]) for r in csv.DictReader(file)]
     # the same chips and first weights; only batch statistics are of half the batch
     assert len(rows[2]) == 3
     assert rows[2][0] == pytest.approx(rows[1][0], rel=0.1)
