@@ -1,11 +1,12 @@
 """Measure the engines on one thread: the default model's forward pass, CPU seconds and Mpx/s.
 
-    python benchmarks/engines.py SCENE [--twin TWIN.onnx] [--window 1280] [--out FILE.json]
+    python benchmarks/engines.py SCENE [--windows 768 1280] [--sweeps 2] [--out FILE.json]
 
 CPU seconds of this thread's process, not wall seconds, so that a busy machine disturbs less (it
 still does, through shared caches and memory). `torch eager` is the network as published: batch
 norms apart, contiguous tensors; `torch` is what geopanoptic runs. Every engine takes the same real
-windows in a process of its own, after one window to warm up.
+windows in a process of its own, after one to warm up; engines take turns, and of each the fastest
+sweep counts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,35 +26,36 @@ from typing import Any
 import numpy as np
 
 ROUNDS = 2
+EAGER = "torch eager"
+# engine and precision; 8 bits only where the model's card has ranges
+JOBS = [
+    (EAGER, "fp32"), ("torch", "fp32"), ("openvino", "fp32"), ("onnxruntime", "fp32"),
+    ("openvino", "int8"), ("onnxruntime", "int8"),
+]  # fmt: skip
 
 
-def measure(engine: str, model: str, chips: np.ndarray) -> dict[str, Any]:
+def measure(engine: str, precision: str, model: str, windows: list[np.ndarray]) -> dict[str, Any]:
     from geopanoptic.models import choose_engine, load_model, read_card
     from geopanoptic.workers.malloc import tune_malloc
 
     tune_malloc()
     start = time.process_time()
-    if engine == "torch eager":
+    if engine == EAGER:
         run = eager(model)
-        name = "torch eager, fp32"
+        name = f"{EAGER}, fp32"
     else:
-        name = str(choose_engine(read_card(model), engine))
-        run = load_model(model, threads=1, engine=engine).forward
-    load_s = time.process_time() - start
-    run(chips[:1])
-    seconds = []
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        for chip in chips:
-            run(chip[None])
-        seconds.append((time.process_time() - start) / len(chips))
-    px = chips.shape[2] * chips.shape[3]
-    return {
-        "engine": name,
-        "load_cpu_s": round(load_s, 2),
-        "cpu_s_per_window": [round(s, 3) for s in seconds],
-        "mpx_per_cpu_s": round(px / 1e6 / min(seconds), 3),
-    }
+        name = str(choose_engine(read_card(model), engine, precision=precision))
+        run = load_model(model, threads=1, engine=engine, precision=precision).forward
+    found: dict[str, Any] = {"engine": name, "load_cpu_s": round(time.process_time() - start, 2)}
+    for window in windows:
+        run(window)
+        seconds = []
+        for _ in range(ROUNDS):
+            start = time.process_time()
+            run(window)
+            seconds.append(time.process_time() - start)
+        found[f"cpu_s_{window.shape[2]}_px"] = round(min(seconds), 4)
+    return found
 
 
 def eager(model: str) -> Any:
@@ -85,44 +88,66 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scene")
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--twin", help="8-bit twin, measured on openvino and onnxruntime")
-    parser.add_argument("--window", type=int, default=1280)
-    parser.add_argument("--only", help="internal: measure this engine and print JSON")
+    parser.add_argument("--windows", type=int, nargs="+", default=[768, 1280])
+    parser.add_argument("--sweeps", type=int, default=2)
+    parser.add_argument("--only", nargs=2, help="internal: measure this engine and print JSON")
     parser.add_argument("--out", default="benchmarks/results/engines.json")
     args = parser.parse_args()
     if args.only:
-        chips = np.load(args.scene)
-        print(json.dumps(measure(args.only, args.model, chips)))
+        with np.load(args.scene) as kept:
+            windows = [kept[str(px)] for px in args.windows]
+        print(json.dumps(measure(*args.only, args.model, windows)))
         return
+    from geopanoptic.models import read_card
     from geopanoptic.predict.sample_chips import sample_chips
 
     load = os.getloadavg()[0]
-    chips = sample_chips(args.scene, args.model, 2, args.window)
-    np.save("/tmp/engines_chips.npy", chips)
-    jobs = [(e, args.model) for e in ("torch eager", "torch", "openvino", "onnxruntime")]
-    jobs += [(e, args.twin) for e in ("openvino", "onnxruntime") if args.twin]
-    rows = []
-    for engine, model in jobs:
-        command = [sys.executable, __file__, "/tmp/engines_chips.npy", "--only", engine]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, "--model", model], check=True, capture_output=True, text=True, env=env
+    jobs = [job for job in JOBS if job[1] != "int8" or read_card(args.model).int8]
+    with tempfile.TemporaryDirectory() as folder:
+        chips = Path(folder) / "chips.npz"
+        np.savez(
+            chips, **{str(p): sample_chips(args.scene, args.model, 2, p)[:1] for p in args.windows}
         )
-        rows.append({"model": Path(model).stem, **json.loads(done.stdout.splitlines()[-1])})
-        print(rows[-1])
-    base = rows[0]["mpx_per_cpu_s"]
-    for row in rows:
-        row["times_eager"] = round(row["mpx_per_cpu_s"] / base, 2)
+        sweeps = [[one_process(chips, args, job) for job in jobs] for _ in range(args.sweeps)]
+    rows = [best(of_one) for of_one in zip(*sweeps, strict=True)]
+    for px in args.windows:
+        for row in rows:
+            row[f"mpx_per_cpu_s_{px}_px"] = round(px * px / 1e6 / row[f"cpu_s_{px}_px"], 2)
+            row[f"times_eager_{px}_px"] = round(
+                rows[0][f"cpu_s_{px}_px"] / row[f"cpu_s_{px}_px"], 2
+            )
+    vnni = "avx512_vnni" in Path("/proc/cpuinfo").read_text()
     result = {
-        "window_px": list(chips.shape[2:]),
+        "model": args.model,
+        "sha256": read_card(args.model).sha256,
         "rows": rows,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, AVX-512 VNNI without AMX or bf16"
-        if "avx512_vnni" in Path("/proc/cpuinfo").read_text()
-        else platform.machine(),
-        "load_before": load,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}"
+        + (", AVX-512 VNNI without AMX or bf16" if vnni else ""),
+        "sweeps": args.sweeps,
+        "load_before": round(load, 1),
         "date": datetime.now(UTC).date().isoformat(),
     }
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def one_process(chips: Path, args: argparse.Namespace, job: tuple[str, str]) -> dict[str, Any]:
+    command = [sys.executable, __file__, str(chips), "--only", *job, "--model", args.model]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--windows", *map(str, args.windows)],
+        check=True, capture_output=True, text=True, env=env,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(found, flush=True)
+    return found
+
+
+def best(of_one: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """Return the least of every figure of one engine's sweeps."""
+    return {
+        key: value if isinstance(value, str) else min(found[key] for found in of_one)
+        for key, value in of_one[0].items()
+    }
 
 
 if __name__ == "__main__":

@@ -130,6 +130,20 @@ def test_in_8_bits_engines_answer_nearly_as_in_32(
     assert all(np.array_equal(got[k], again[k]) for k in got)
 
 
+def test_in_8_bits_neither_threads_nor_batches_change_a_bit(
+    small: tuple[Path, dict[str, object]],
+) -> None:
+    chips = np.concatenate([noise(96, 128), 255 - noise(96, 128)])
+    one, two = (
+        load_model(small[0], threads=n, engine="openvino", precision="int8") for n in (1, 2)
+    )
+    wanted = one.forward(chips)
+    alone = [one.forward(chip[None]) for chip in chips]
+    for name, field in wanted.items():
+        assert np.array_equal(two.forward(chips)[name], field)
+        assert np.array_equal(np.concatenate([a[name] for a in alone]), field)
+
+
 def test_openvino_computes_convolutions_in_integers(
     small: tuple[Path, dict[str, object]],
 ) -> None:

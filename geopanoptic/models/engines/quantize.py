@@ -63,8 +63,9 @@ def write_ir(graph: bytes, card: ModelCard, out: Path) -> None:
     """
     if why := lacking("openvino"):
         raise CheckpointError(f"an OpenVINO model needs OpenVINO: {why}")
-    import openvino
+    from geopanoptic.models.engines.runners import silent_openvino
 
+    openvino = silent_openvino()
     model = openvino.Core().read_model(graph, b"")
     model.set_rt_info(json.dumps(card.to_json()), [KEY])
     openvino.save_model(model, out, compress_to_fp16=False)
@@ -78,9 +79,10 @@ def with_ranges(path: Path, chips: Chips, out: Path) -> tuple[ModelCard, EightBi
     """
     if len(chips) < 2:
         raise CheckpointError(f"{len(chips)} chips are too few to calibrate and compare on; give 2")
-    engine = next((e for e in ("openvino", "onnxruntime") if lacking(e) is None), None)
-    if engine is None or (why := lacking("onnxruntime")):
-        raise CheckpointError(f"8-bit models need onnxruntime: {why or lacking('onnxruntime')}")
+    for name in ("onnx", "onnxruntime"):
+        if why := lacking(name):
+            raise CheckpointError(f"ranges are measured by onnxruntime: {why}")
+    engine = "openvino" if lacking("openvino") is None else "onnxruntime"
     header = read_header(path)
     tensors = read_tensors(path, header)
     card = save_model(out, tensors, replace(header.card, int8={}))
