@@ -127,6 +127,18 @@ def test_a_graph_is_exported_by_a_process_of_its_own(tmp_path: Path, model: Path
     assert len(list((tmp_path / "empty").glob("*.onnx"))) == 1
 
 
+@pytest.mark.skipif(bool(lacking("openvino")), reason="openvino is not installed")
+def test_nobody_is_told_that_openvino_is_used() -> None:
+    """Its own import sends an event over the network, from a fork of the process."""
+    code = (
+        "import sys\n"
+        "from geopanoptic.models.engines.runners import silent_openvino\n"
+        "silent_openvino().Core()\n"
+        "assert not sys.modules.get('openvino_telemetry'), 'telemetry'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_auto_takes_the_best_that_is_here_and_torch_on_a_gpu() -> None:
     card = random_card()
     assert choose_engine(card).name == next(name for name in ON_CPU if lacking(name) is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import os
 import platform
@@ -100,11 +101,19 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
+def silent_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would tell its makers of every import.
+
+    It forks this process to do so, and that process waits for a network. OpenVINO does without
+    the module where it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")
+
+
 @lru_cache(maxsize=1)
 def _core() -> Any:
-    import openvino
-
-    return openvino.Core()
+    return silent_openvino().Core()
 
 
 def openvino_precision() -> str:
