@@ -17,6 +17,7 @@ from geopanoptic.errors import CheckpointError, ConfigError, StoreError
 from geopanoptic.models import Engine, choose_engine, load_model, read_card
 from geopanoptic.models.engines import lacking, precision
 from geopanoptic.models.engines.precision import EightBit
+from geopanoptic.models.engines.runners import silent_openvino
 
 HERE = [e for e in ("openvino", "onnxruntime") if lacking(e) is None]
 pytestmark = pytest.mark.skipif(len(HERE) < 2, reason="needs the extra [cpu]")
@@ -80,8 +81,7 @@ def test_a_model_is_exported_from_the_command_line_as_onnx(tmp_path: Path, model
 
 
 def test_a_model_is_exported_for_openvino_with_its_card(tmp_path: Path, model: Path) -> None:
-    import openvino
-
+    openvino = silent_openvino()
     out = tmp_path / "m.xml"
     done = CliRunner().invoke(
         models, ["export", str(model), "--out", str(out)], catch_exceptions=False
@@ -149,11 +149,10 @@ def test_openvino_computes_convolutions_in_integers(
 ) -> None:
     if not precision.has_vnni():
         pytest.skip("this processor has no VNNI")
-    import openvino
-
     from geopanoptic.models.engines.int8 import eight_bit_source
     from geopanoptic.models.engines.runners import exported
 
+    openvino = silent_openvino()
     path, _ = small
     card = read_card(path)
     known = EightBit.of(card)
