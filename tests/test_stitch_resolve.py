@@ -9,9 +9,14 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from stitching import Stitched, same_partition, stitch_tiles
 
 from geopanoptic.grid import TileGrid
+from geopanoptic.polygons.kernels import joined
 from geopanoptic.segments import SCORE_NONE, PanopticTile
 from geopanoptic.stitch import (
     CORE,
@@ -26,6 +31,7 @@ from geopanoptic.stitch import (
     number,
     resolve,
 )
+from geopanoptic.stitch.kernels import components
 
 GRID = TileGrid((60, 120), 60, 20)
 BUILDING, VEHICLE, TREE = 1, 2, 3
@@ -310,3 +316,12 @@ def test_a_resolution_survives_pickling() -> None:
     assert isinstance(again, Resolution)
     assert again.lut(1)[0].tolist() == done.lut(1)[0].tolist() == [0, 1]
     assert again.counts == done.counts
+
+
+@given(n=st.integers(1, 40), seed=st.integers(0, 999), share=st.floats(0, 1))
+def test_components_are_numbered_as_scipy_numbers_them(n: int, seed: int, share: float) -> None:
+    i, j = np.random.default_rng(seed).integers(0, n, (2, int(share * n)))
+    graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(n, n))
+    truth = connected_components(graph, directed=False)[1]
+    assert np.array_equal(components(n, i, j), truth)
+    assert np.array_equal(joined(n, i, j), truth)
