@@ -289,9 +289,11 @@ def learnt(card: ModelCard, steps: int, rate: float) -> tuple[list[float], MaskS
     return losses, MaskSegmenter(card, net, torch.device("cpu"))
 
 
-@pytest.mark.timeout(1200)  # half a minute of work, but machines are shared
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_panoptic_fpn_learns_two_chips_by_heart() -> None:
-    card = masks_card("panoptic_fpn", thresholds={"score": 0.5})
+    arguments = {"backbone": "resnet18", "semantic_channels": 32, "detections": 20, "samples": 32}
+    card = masks_card("panoptic_fpn", thresholds={"score": 0.5}, arguments=arguments)
     _, model = learnt(card, 140, 1e-3)
     rows = []
     for seed in (0, 1):
