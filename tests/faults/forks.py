@@ -80,12 +80,10 @@ def _parts(folder: Path) -> set[tuple[str, int]]:
 
 def resumes(subject: Subject, folder: Path, wanted: str) -> str:
     """Run again undisturbed in what is left; return what is wrong then (``''``: nothing)."""
-    for name in subject.outputs:
-        if (folder / name).exists() and subject.digest(folder) != wanted:
-            return f"a wrong {name} stands under its final name"
+    if all((folder / name).exists() for name in subject.outputs):  # it died after all was done
+        same = subject.digest(folder) == wanted
+        return "" if same else "something wrong stands under a final name"
     kept = _parts(folder)
-    if all((folder / name).exists() for name in subject.outputs):
-        return ""  # it died after all was done
     code = wait(fork(lambda: subject.work(folder)))
     if code != 0:
         return f"the resumed run ended with {code}"
