@@ -64,10 +64,10 @@ def _rounded_input(
     step = max((high - low) / 255, _LEAST_STEP)
     scale, zero, rounded, read = (f"{name}.{s}" for s in ("step", "zero", "rounded", "read"))
     constants = [
-        numpy_helper.from_array(np.float32(step), scale),
-        numpy_helper.from_array(np.uint8(round(-low / step)), zero),
+        numpy_helper.from_array(np.array(step, np.float32), scale),
+        numpy_helper.from_array(np.array(round(-low / step), np.uint8), zero),
     ]
-    pad = makers.get(conv.input[0])
+    pad: Any = makers.get(conv.input[0])
     padded = pad is not None and pad.op_type == "Pad"
     nodes = [
         helper.make_node("QuantizeLinear", [(pad if padded else conv).input[0], scale, zero],
