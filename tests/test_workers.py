@@ -422,6 +422,35 @@ def test_large_blocks_are_used_again_instead_of_being_mapped_anew() -> None:
     assert faults("engine") < faults("plain") / 4
 
 
+HELD = """
+import sys
+import psutil
+import numpy as np
+from geopanoptic.workers import settle_malloc
+from geopanoptic.workers.malloc import tune_malloc
+assert not settle_malloc()  # nothing to undo
+assert tune_malloc()
+if sys.argv[1] == "settled":
+    assert settle_malloc()
+    assert not settle_malloc()
+before, small = psutil.Process().memory_info().rss, []
+for _ in range(20):
+    blocks = [np.ones(2**20) for _ in range(5)]  # 8 MB each
+    small.append(np.ones(2**14))  # what stays lies above the gap they leave
+    del blocks
+print((psutil.Process().memory_info().rss - before) // 2**20)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc only")
+def test_after_the_network_large_blocks_are_given_back_at_once() -> None:
+    def held_mb(how: str) -> int:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+        return int(subprocess.check_output([sys.executable, "-c", HELD, how], env=clean))
+
+    assert held_mb("settled") < 16 < held_mb("tuned")
+
+
 def test_a_heap_is_trimmed_earlier_where_less_memory_is_allowed() -> None:
     from geopanoptic.workers import trim_heap
     from geopanoptic.workers.malloc import HEAP_VARIABLE

@@ -206,10 +206,13 @@ def _tiling(card: ModelCard, settings: PredictSettings, working: WorkingScene) -
 def _tiles_per_side(grid: TileGrid) -> int:
     """Choose the region size from the grid alone, so that a resumed run cuts alike.
 
-    Bigger regions read less twice; 32 of them are enough to keep workers evenly busy.
+    Bigger regions read less twice and ask less of the scheduler: the Banepa scene (24 tiles with
+    a halo of 128 px, JPEG) takes 4.2 CPU seconds to read tile by tile, 2.6 in regions of 2 x 2,
+    2.4 in one. Their number keeps workers evenly busy; memory hardly depends on their size, since
+    they are worked on row by row.
     """
-    for k in (4, 2):
-        if len(RegionGrid(grid, k)) >= 32:
+    for k, least in ((4, 32), (2, 6)):
+        if len(RegionGrid(grid, k)) >= least:
             return k
     return 1
 

@@ -27,7 +27,7 @@ from geopanoptic.predict.rasters import Rasters, write_rasters
 from geopanoptic.predict.settings import PredictSettings, Products
 from geopanoptic.raster import Scene
 from geopanoptic.store import check_outputs, open_job
-from geopanoptic.workers import Engine, EngineSpec, open_engine, trim_heap
+from geopanoptic.workers import Engine, EngineSpec, open_engine, settle_malloc, trim_heap
 from geopanoptic.workers.spec import chosen_gpus
 
 # Called with (stage, done, total); pixels for 'infer', steps for the other stages.
@@ -190,7 +190,7 @@ def _work(
         writing = ahead.submit(import_module, "geopanoptic.predict.publish")
         with record.stage("infer"):
             _infer(plan, execution, engine, record)
-    trim_heap(0)  # the network's memory is not needed any more
+    settle_malloc()  # the network's memory is not needed any more
     with record.stage("seam"):
         _each(engine, partial(seam_region, plan), plan, execution, "seam")
     with record.stage("resolve"):

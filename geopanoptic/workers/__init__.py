@@ -4,7 +4,7 @@ Importing this room imports neither Dask nor torch; the engine that needs them d
 """
 
 from geopanoptic.workers.engine import Engine, open_engine
-from geopanoptic.workers.malloc import trim_heap
+from geopanoptic.workers.malloc import settle_malloc, trim_heap
 from geopanoptic.workers.spec import EngineSpec, Failure, Tls
 
-__all__ = ["Engine", "EngineSpec", "Failure", "Tls", "open_engine", "trim_heap"]
+__all__ = ["Engine", "EngineSpec", "Failure", "Tls", "open_engine", "settle_malloc", "trim_heap"]

@@ -35,6 +35,15 @@ _PARAMETERS = {
 }
 _LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
+# What follows the network works on blocks of some megabytes, whose number decides its memory: in a
+# heap that is never given back their gaps add up with the size of the scene.
+_SETTLED = {
+    "MALLOC_TRIM_THRESHOLD_": 32 * 2**20,
+    "MALLOC_TOP_PAD_": 2**17,  # else what is kept ready is used before anything is mapped
+    "MALLOC_MMAP_THRESHOLD_": 2**21,
+}
+_state = {"tuned": False}
+
 
 def malloc_environment() -> dict[str, str]:
     """Return the variables to be in a process's environment when it begins."""
@@ -54,9 +63,26 @@ def tune_malloc() -> bool:
     os.environ.setdefault(_LARGE_PAGES, "1")
     if any(name in os.environ for name in _PARAMETERS):
         return False
+    _state["tuned"] = _mallopt({name: value for name, (_, value) in _PARAMETERS.items()})
+    return _state["tuned"]
+
+
+def settle_malloc() -> bool:
+    """Undo `tune_malloc` when the network is done; tell whether there was something to undo.
+
+    From now on large blocks are the system's again as soon as they are free, and what is free now
+    is given back.
+    """
+    tuned, _state["tuned"] = _state["tuned"], False
+    done = tuned and _mallopt(_SETTLED)
+    trim_heap(0)
+    return done
+
+
+def _mallopt(values: dict[str, int]) -> bool:
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        return all(mallopt(number, value) == 1 for number, value in _PARAMETERS.values())
+        return all(mallopt(_PARAMETERS[name][0], value) == 1 for name, value in values.items())
     return False
 
 
