@@ -20,7 +20,13 @@ from geopanoptic.errors import CheckpointError, ConfigError
 from geopanoptic.models import load_model
 from geopanoptic.models.centers import CentersDecoder, ComponentsDecoder
 from geopanoptic.models.decode import decoder_of
-from geopanoptic.models.dense import CENTER_HEADS, DenseArgs, build_dense, output_weights
+from geopanoptic.models.dense import (
+    CENTER_HEADS,
+    SEEDED_HEADS,
+    DenseArgs,
+    build_dense,
+    output_weights,
+)
 from geopanoptic.models.flips import FlippedSegmenter, Tta
 from geopanoptic.models.losses import (
     CenterReach,
@@ -31,6 +37,7 @@ from geopanoptic.models.losses import (
     thing_dice_loss,
 )
 from geopanoptic.models.segmenter import Segmented
+from geopanoptic.panoptic_map import check_map
 from geopanoptic.schema import LabelSchema
 
 SCHEMA = LabelSchema.default()
@@ -99,6 +106,35 @@ def test_a_card_names_its_decoder_and_its_heads(tmp_path: Path) -> None:
         load_model(wrong)
     with pytest.raises(CheckpointError, match="wants the decoder 'magic'"):
         decoder_of(random_card(decoder="magic"))
+
+
+@pytest.mark.parametrize(("decoder", "encoder", "instances"), [
+    ("fcn", "resnet18", "components"), ("unet", "resnet18", "seeded"),
+    ("fpn", "tu-tf_efficientnet_lite0", "seeded"), ("deeplabv3plus", "resnet18", "centers"),
+    ("segformer", "mit_b0", "components"), ("upernet", "tu-convnext_atto", "components"),
+    pytest.param("upernet", "tu-swin_tiny_patch4_window7_224", "seeded", marks=pytest.mark.slow),
+    pytest.param("dpt", "tu-vit_tiny_patch16_224", "seeded", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_every_kind_of_dense_network_predicts_a_scene_end_to_end(
+    decoder: str, encoder: str, instances: str, tmp_path: Path
+) -> None:
+    heads = {"seeded": SEEDED_HEADS, "centers": CENTER_HEADS, "components": ()}[instances]
+    keys = {"seeded": ("region", "ratio", "peak", "score", "area_px"),
+            "centers": ("region", "score", "area_px", "peak", "reach_px"),
+            "components": ("region", "score", "area_px")}[instances]  # fmt: skip
+    thresholds = {k: v for k, v in (THRESHOLDS | CENTER_THRESHOLDS).items()
+                  if k.split("_", 1)[1] in keys}  # fmt: skip
+    card = random_card(
+        arguments={"encoder": encoder, "decoder": decoder, "heads": list(heads)},
+        decoder=instances, thresholds=thresholds, core=64, halo=16,
+    )  # fmt: skip
+    scene = spell(make_truth("blobs", (60, 60), seed=1), tmp_path / "scene.tif")
+    model = write(tmp_path / "m.safetensors", card)
+    out = tmp_path / "m.panoptic"
+    made = predict(scene, str(model), out, settings=PredictSettings(engine="torch"))
+    assert check_map(out) == []
+    assert not made.info.run["failed_tiles"]
+    assert (made.semantic.to_numpy() > 0).all()
 
 
 def write(path: Path, card: object) -> Path:
