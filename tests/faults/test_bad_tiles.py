@@ -23,6 +23,8 @@ from geopanoptic.cli.main import main
 from geopanoptic.grid import Tiling
 from geopanoptic.panoptic_map import PanopticMap, check_map
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
 CORE, HALO, SIDE = 64, 16, 192
 POISON = (255, 0, 255)
 Geopanoptic = Callable[..., tuple[int, str, str]]
@@ -107,8 +109,6 @@ def test_a_network_that_answers_nan_fails_those_tiles_alone_and_they_can_be_mend
     assert bytes_of(out) == bytes_of(whole)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_damaged_block_gives_the_same_map_whoever_reads_it(
     geopanoptic: Geopanoptic, tmp_path: Path
 ) -> None:
