@@ -84,7 +84,8 @@ def _rectangle(
     rows, cols = np.ogrid[: shape[0], : shape[1]]
     r, c = rows - rng.uniform(0, shape[0]), cols - rng.uniform(0, shape[1])
     angle = rng.uniform(0, np.pi)
-    half = np.exp(rng.uniform(*np.log(sides_px), 2)) / 2
+    low, high = np.log(sides_px).tolist()
+    half = np.exp(rng.uniform(low, high, 2)) / 2
     along = np.abs(r * np.cos(angle) + c * np.sin(angle)) <= half[0]
     across = np.abs(c * np.cos(angle) - r * np.sin(angle)) <= half[1]
     return torch.from_numpy(along & across)

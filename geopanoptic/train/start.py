@@ -96,7 +96,8 @@ def _rows_of(
         outputs = (*classes.names, *heads)
         tensors = output_weights(net, len(outputs)) if like is None else list(like)
         return dict.fromkeys(tensors, outputs)
-    state, found = net.state_dict(), {}
+    state = net.state_dict()
+    found: dict[str, tuple[str, ...]] = {}
     for layer, rows in net.class_rows(classes).items():
         tensors = [layer, f"{layer}.weight", f"{layer}.bias"]
         found |= {name: rows for name in tensors if name in state}
