@@ -21,7 +21,7 @@ _PROBE_PX = 256
 
 
 def eight_bit_source(graph: GraphSource, ranges: EightBit) -> GraphSource:
-    """Return the 8-bit graph of a float one, made once (about a second) and then cached."""
+    """Return the 8-bit graph of a float one, made once and then cached."""
     told = hashlib.sha256(repr(sorted(ranges.ranges.items())).encode()).hexdigest()
     key = f"{graph.key}-int8-{told[:12]}"
 
