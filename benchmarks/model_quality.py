@@ -122,7 +122,7 @@ def card_metrics(result: dict[str, Any]) -> tuple[dict[str, Any], ...]:
             rows.append({"what": f"building {name} at IoU 0.5", "where": place, "value": value})
     for where, found in (
         ("test places", result["buildings"]["reliability"]),
-        ("validation, by blocks", result["validation"]["calibrated"]),
+        ("validation, by blocks; mostly trained on", result["validation"]["calibrated"]),
     ):
         what = "building scores: expected calibration error"
         rows.append({"what": what, "where": where, "value": round(found["ece"], 4)})
@@ -202,7 +202,7 @@ def card_page(card: Any, result: dict[str, Any]) -> str:
         f"| decoder | {card.decoder} {json.dumps(dict(card.thresholds))} |",
         f"| score model | {json.dumps({k: dict(v) for k, v in card.score_model.items()})} |",
         f"| licence | {card.licence} |", f"| sha256 of the weights | `{card.sha256}` |", "",
-        "## Measured on places it was not trained on", "",
+        "## Measured (on places it was not trained on, but where the row says otherwise)", "",
         "| what | where | value |", "|---|---|---|",
         *(f"| {m['what']} | {m['where']} | {m['value']:.3f} |" for m in card.metrics), "",
         f"Machine: {result['machine']}.", "",
