@@ -24,6 +24,9 @@ STRIDE = 32
 # At the scene's rim at least so many pixels are mirrored in, where the halo leaves room.
 _MIRRORED_PX = 32
 
+# Blocks that files are usually stored in: tiles of that size and more share blocks at their rims.
+_BLOCK_PX = 256
+
 # What a run takes, for the estimate. Measured with landcover-v0 on the Banepa scene and its
 # labelled window (2 cores, 2026-11-25): 54 MB of parts and rasters for 18.9 Mpx; peaks of 1.6 GB
 # with windows of 768 px, and of 2.7 GB with windows of 1280 px.
@@ -211,7 +214,8 @@ def _tiles_per_side(grid: TileGrid) -> int:
     2.4 in one. Their number keeps workers evenly busy; memory hardly depends on their size, since
     they are worked on row by row.
     """
-    for k, least in ((4, 32), (2, 6)):
+    few = 6 if grid.core >= _BLOCK_PX else 32  # where tiles are tiny, so is what reading costs
+    for k, least in ((4, 32), (2, few)):
         if len(RegionGrid(grid, k)) >= least:
             return k
     return 1
