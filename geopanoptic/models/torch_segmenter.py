@@ -56,7 +56,7 @@ def load_torch(
     precision = engine.precision if engine is not None else "fp32"
     segmenter = TorchSegmenter(header.card, net, on_device(device, threads), precision)
     if engine is not None and engine.name == COMPILED:
-        segmenter.net.compile(options={"freezing": True})
+        segmenter.net.compile(dynamic=False, options={"freezing": True})
     return segmenter
 
 
