@@ -18,7 +18,7 @@ def results(name: str) -> Any:
 def figures() -> str:
     """Return the lines between the README's marks."""
     scene = results("results/whole_scene.json")
-    model = results("results/model_quality_v1.json")
+    model = results("results/model_quality_v2.json")
     seams = results("results/seams_banepa.json")
     cost = results("results/stitching_cost.json")
     polygons = results("results/polygons.json")["scene"]
