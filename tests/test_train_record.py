@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ import pytest
 from random_model import THRESHOLDS, random_card
 from scipy import ndimage
 
+from geopanoptic.dataset.planes import set_of
 from geopanoptic.errors import ConfigError
 from geopanoptic.metrics import QualityStats
+from geopanoptic.models import ModelCard, Segmented
 from geopanoptic.schema import LabelSchema
 from geopanoptic.train.record import Record, colour_map, read_columns
 from geopanoptic.train.tune import Sample, calibrated, tune
@@ -86,6 +88,43 @@ def test_thresholds_are_moved_to_where_the_score_is_best() -> None:
     assert card.thresholds["vehicle_score"] == 0.123, "nothing to choose it by"
     kept, _ = tune(random_card(thresholds=wrong), [sample()], frozenset(["building_score"]))
     assert kept.thresholds["building_score"] == 0.9
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Answers of a network of masks: a right building, and false things below some scores."""
+
+    truth: Truth
+
+    def decoded(self, card: ModelCard) -> Segmented:
+        instance = np.zeros((40, 40), np.int32)
+        instance[4:14, 4:14] = 1  # the building
+        if card.thresholds["score"] < 0.5:
+            instance[20:30, 4:14] = 2  # a vehicle that is none
+        if card.thresholds["score"] < 0.35:
+            instance[20:30, 20:30] = 3  # a building that is none
+        class_of = np.array([0, 1, 2, 1], np.uint8)
+        return Segmented(
+            np.full((40, 40), 6, np.uint8), instance, class_of, np.zeros((40, 40), np.uint8)
+        )
+
+
+def test_rules_of_masks_are_chosen_by_the_classes_that_are_there() -> None:
+    schema = LabelSchema.default()
+    assert [schema.by_name(n).id for n in ("building", "vehicle", "bare")] == [1, 2, 6]
+    ids = np.zeros((40, 40), np.int32)
+    ids[4:14, 4:14] = 1
+    sets = np.full((40, 40, 1), set_of(["bare"], schema), np.uint8)
+    sets[ids > 0] = set_of(["building"], schema)
+    card = replace(random_card(thresholds={"score": 0.2, "area_px": 4.0}), decoder="paste")
+    found = [Masks(Truth(sets, ids))]
+    tuned, reached = tune(card, found, frozenset())  # type: ignore[arg-type]
+    assert reached == {"building": 1.0}
+    assert tuned.thresholds["score"] == 0.4
+    bare = Truth(np.full_like(sets, set_of(["bare"], schema)), np.zeros_like(ids))
+    same, nothing = tune(card, [Masks(bare)], frozenset())  # type: ignore[list-item]
+    assert nothing == {}
+    assert same == card
 
 
 def test_the_card_gets_a_calibration_and_its_honest_error() -> None:

@@ -160,14 +160,17 @@ def _tune_rules(
 
 
 def _pq_of_all(card: ModelCard, found: Samples) -> dict[str, float]:
-    """Return the PQ of every class of things that is there."""
+    """Return the PQ of every class of things of which the truth has one.
+
+    Which these are does not depend on the thresholds, so means over them can be compared.
+    """
     parts: dict[str, list[ClassScore]] = {c.name: [] for c in card.schema.things}
     for sample in found:
         tile = sample.decoded(card)
         for spec in card.schema.things:
             parts[spec.name].append(_score(card, sample, tile, spec))
-    pq = {n: ClassScore.sum(p).quality.pq for n, p in parts.items() if p}
-    return {n: v for n, v in pq.items() if v is not None}
+    qualities = {n: ClassScore.sum(p).quality for n, p in parts.items() if p}
+    return {n: q.pq for n, q in qualities.items() if q.tp + q.fn and q.pq is not None}
 
 
 def _pq(card: ModelCard, found: Samples, spec: ClassSpec) -> float | None:

@@ -207,10 +207,10 @@ def main(folder: Path, what: str, steps: str, faults: list[str]) -> None:
     totals: dict[str, int] = {}
     wrong: dict[str, str] = {}
     for fault in faults:
-        kind, _, count = fault.partition(":")
+        kind, _, moments = fault.partition(":")
         if kind == "moment":
-            for i in range(int(count)):
-                problem = killed_after(subject, run, took * (i + 0.5) / int(count), wanted)
+            for i in range(int(moments)):
+                problem = killed_after(subject, run, took * (i + 0.5) / int(moments), wanted)
                 made[fault] = i + 1
                 if problem:
                     wrong[f"{fault}@{i}"] = problem
