@@ -14,7 +14,7 @@ from geopanoptic.segments import SegmentTable
 if TYPE_CHECKING:
     from geopanoptic.vector import LayerSpec, TableContext
 
-BLOCK = 2048  # pixels; polygons are traced block by block
+BLOCK = 1024  # pixels; polygons are traced block by block, which decides their stage's memory
 
 # Returns (class uint8, instance id int32) of a window; None: nothing but nodata, surely.
 Labels = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]

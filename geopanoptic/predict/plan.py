@@ -211,11 +211,12 @@ def _tiles_per_side(grid: TileGrid) -> int:
 
     Bigger regions read less twice and ask less of the scheduler: the Banepa scene (24 tiles with
     a halo of 128 px, JPEG) takes 4.2 CPU seconds to read tile by tile, 2.6 in regions of 2 x 2,
-    2.4 in one. Their number keeps workers evenly busy; memory hardly depends on their size, since
-    they are worked on row by row.
+    2.4 in one. Their number keeps workers evenly busy. A row of a region's tiles is in memory at a
+    time: 4 x 4 tiles of 1024 px take 100 MB more than 2 x 2 (32,768^2: 658 for 547 to 611 MB), so
+    only scenes that would keep the scheduler busy with regions (about 370,000^2 px) have them.
     """
     few = 6 if grid.core >= _BLOCK_PX else 32  # where tiles are tiny, so is what reading costs
-    for k, least in ((4, 32), (2, few)):
+    for k, least in ((4, 8192), (2, few)):
         if len(RegionGrid(grid, k)) >= least:
             return k
     return 1
