@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -390,6 +391,29 @@ def test_an_encrypted_cluster_without_certificates_says_which_are_missing() -> N
     said = r"needs certificates.*--tls-ca.*CA_FILE"
     with pytest.raises(ConfigError, match=said), open_engine(spec):
         pass
+
+
+@pytest.mark.parametrize("address", ["tls://127.0.0.1:9", "tcp://127.0.0.1:9", "nonsense://h:9"])
+def test_a_refused_connection_leaves_no_client_to_close_itself_later(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Collected while the next client starts, it would wait for a lock that its own thread holds.
+    from distributed import Client
+
+    from geopanoptic.workers import cluster
+
+    monkeypatch.setattr(cluster, "CONNECT_S", 1)
+    gc.collect()
+    before = {thread.ident for thread in threading.enumerate() if thread.name == "IO loop"}
+    with (
+        pytest.raises((ConfigError, EngineError)),
+        open_engine(EngineSpec(scheduler=address, insecure=True)),
+    ):
+        pass
+    after = {thread.ident for thread in threading.enumerate() if thread.name == "IO loop"}
+    clients = [thing for thing in gc.get_objects() if type(thing) is Client]
+    assert all(client.status in ("closed", "running") for client in clients)
+    assert after <= before
 
 
 FAULTS = """

@@ -78,7 +78,7 @@ def local_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[t
     does not start.
     """
     import dask
-    from distributed import Client, Nanny, Scheduler, SpecCluster
+    from distributed import Nanny, Scheduler, SpecCluster
 
     gpus = chosen_gpus(spec.device)
     count = spec.workers or max(1, len(gpus))
@@ -123,7 +123,7 @@ def local_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[t
                     scheduler=scheduler, workers=workers, silence_logs=logging.CRITICAL
                 )  # type: ignore[no-untyped-call]
                 stack.callback(_quietly, cluster.close)
-            client: Any = Client(cluster, set_as_default=False)  # type: ignore[no-untyped-call]
+            client = _client(cluster)
         except (RuntimeError, OSError, TimeoutError) as error:
             raise EngineError(f"the local workers did not start: {error}") from error
         stack.callback(_quietly, client.close)
@@ -140,16 +140,14 @@ def remote_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[
     Raises ConfigError for an unencrypted scheduler on another host (who connects to it runs any
     code) unless `spec.insecure`; EngineError when nobody answers or no worker comes.
     """
-    from distributed import Client, Security
+    from distributed import Security
     from distributed.utils import silence_logging_cmgr
 
     address = str(spec.scheduler)
     refuse_open_scheduler(address, spec)
     security: Any = Security(**_security(spec.tls)) if spec.tls else None  # type: ignore[no-untyped-call]
     try:
-        client: Any = Client(  # type: ignore[no-untyped-call]
-            address, security=security, set_as_default=False, timeout=CONNECT_S
-        )
+        client = _client(address, security=security, timeout=CONNECT_S)
     except (OSError, TimeoutError, ValueError) as error:
         raise EngineError(f"no Dask scheduler answers at {address}: {error}") from error
     except TypeError as error:  # so Dask says that it has no certificates
@@ -167,6 +165,26 @@ def remote_client(spec: EngineSpec, environment: Mapping[str, str]) -> Iterator[
             raise EngineError(f"no worker came to {address} within {FIRST_WORKER_S} s") from error
         finally:
             _quietly(client.close)
+
+
+def _client(where: Any, **options: Any) -> Any:
+    """Make a Dask client of a cluster or an address; one that fails leaves nothing behind.
+
+    Dask's own leaves its thread and, where the failure was not that of a network, an object that
+    closes itself when it is collected. That needs a lock of Dask's; when the collector happens to
+    come by while the next client is starting, the lock is held by the very thread that waits.
+    """
+    from distributed import Client
+
+    client: Any = Client.__new__(Client)
+    try:
+        client.__init__(where, set_as_default=False, **options)
+    except BaseException:
+        with suppress(Exception):
+            client.status = "closed"  # there is nobody to say goodbye to
+            client._loop_runner.stop()
+        raise
+    return client
 
 
 def worker_plugin(environment: dict[str, str]) -> Any:
