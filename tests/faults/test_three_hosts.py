@@ -84,6 +84,8 @@ class Hosts:
             process.kill()
             process.wait()
         for number in (2, 3, 4):
+            # A namespace gives its link back some time after its end: too late for the next test.
+            subprocess.run(["ip", "link", "del", f"gpv{number}"], capture_output=True)
             subprocess.run(["ip", "netns", "del", f"gphost{number}"], capture_output=True)
         subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
 
