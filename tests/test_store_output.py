@@ -18,6 +18,7 @@ from geopanoptic.store import (
     check_output,
     check_outputs,
     check_space,
+    disk,
 )
 
 SUFFIXES = {".gpkg", ".tif", ".panoptic"}
@@ -178,6 +179,36 @@ def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
         pass
     with atomic_outputs([main, other], overwrite=True) as folder:  # the others may be left out
         (folder / "a.tif").write_text("1")
+    assert names(tmp_path) == ["a.ids.tif", "a.qml", "a.tif"]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5, 6])
+def test_of_files_that_belong_together_none_stays_when_one_cannot_be_published(
+    nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, other, style = (tmp_path / name for name in ("a.tif", "a.ids.tif", "a.qml"))
+    seen = 0
+    real = disk.fsync_path
+
+    def publish() -> None:
+        with atomic_outputs([main, other], sides=[style]) as folder:
+            for path in (main, other, style):
+                (folder / path.name).write_text(path.name)
+
+    def failing(path: Path) -> None:  # each file is flushed, then its name
+        nonlocal seen
+        seen += 1
+        if seen == nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "fsync_path", failing)
+        with pytest.raises(StoreError, match="No space left"):
+            publish()
+    assert seen == nth
+    assert names(tmp_path) == []
+    publish()
     assert names(tmp_path) == ["a.ids.tif", "a.qml", "a.tif"]
 
 

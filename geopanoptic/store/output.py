@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from geopanoptic.errors import StoreError
@@ -100,21 +100,31 @@ def atomic_outputs(
     """Do as `atomic_output` for files of one folder that belong together; the first is the main.
 
     Yields a hidden folder: the caller makes them in it, under their own names. They are published
-    when the block ends, the first one last, so that whoever waits for it finds all. A file other
-    than the first may be left out. `sides` (styles) replace what stands there unasked.
+    when the block ends, the first one last, so that whoever waits for it finds all; when one
+    cannot be published, those before it that are new are taken back. A file other than the first
+    may be left out. `sides` (styles) replace what stands there unasked.
     """
     main, *others = (final.absolute() for final in finals)
     assert all(path.parent == main.parent for path in others), "files of one folder"
     replaced = check_outputs(finals, overwrite)
-    with atomic_output(main, overwrite) as made:
-        yield made.parent
-        if not _present(made):
-            return
-        with disk.store_errors(main, "publishing"):
-            for path in (*sides, *others):
-                piece = made.with_name(path.name)
-                if _present(piece):
-                    _publish(piece, path.absolute(), replaced or path in sides)
+    new: list[Path] = []
+    try:
+        with atomic_output(main, overwrite) as made:
+            yield made.parent
+            if not _present(made):
+                return
+            with disk.store_errors(main, "publishing"):
+                for path in (*map(Path.absolute, sides), *others):
+                    piece = made.with_name(path.name)
+                    if not _present(piece):
+                        continue
+                    if not _present(path):
+                        new.append(path)
+                    _publish(piece, path, replaced or path not in others)
+    except BaseException:
+        for path in new:
+            _remove(path)
+        raise
 
 
 @contextmanager
@@ -139,8 +149,20 @@ def _publish(made: Path, final: Path, overwrite: bool) -> None:
         _publish_directory(made, final)
     elif overwrite:
         disk.replace(made, final)
-    elif not disk.link_new(made, final):
-        raise _appeared(final)
+    else:
+        _publish_new(made, final)
+
+
+def _publish_new(made: Path, final: Path) -> None:
+    inode = made.stat().st_ino
+    try:
+        if not disk.link_new(made, final):
+            raise _appeared(final)
+    except OSError:
+        # The name may be there already, and only its flush have failed: an error leaves none.
+        if _present(final) and final.lstat().st_ino == inode:
+            _remove(final)
+        raise
 
 
 def _publish_directory(made: Path, final: Path) -> None:
@@ -162,6 +184,11 @@ def _appeared(final: Path) -> StoreError:
         f"{final} has appeared while this run was working, perhaps from another run; use "
         "--overwrite to replace it, or another --out (finished work is kept)"
     )
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _present(path: Path) -> bool:
