@@ -17,18 +17,29 @@ from scenes import make_truth
 
 from geopanoptic.errors import ConfigError, SceneError
 from geopanoptic.grid import TileGrid
+from geopanoptic.models import Engine
 from geopanoptic.predict import Execution, PredictSettings, Products, run
 from geopanoptic.predict.backoff import DEVICE, Device, is_out_of_memory
 from geopanoptic.predict.memory import COORDINATOR_BYTES, GPU_BATCH, Need, within_memory
 from geopanoptic.workers import EngineSpec
 
-NEED = Need.of(TileGrid((20_000, 30_000), 1024, 64), 4, gpu=False)
+TORCH = Engine("torch", "2", "fp32")
+NEED = Need.of(TileGrid((20_000, 30_000), 1024, 64), 4, TORCH, gpu=False)
 
 
 def test_the_sizes_come_from_the_grid() -> None:
-    assert Need(1152**2, (4 * 1024 + 128) ** 2) == NEED
-    small = Need.of(TileGrid((900, 5000), 1024, 64), 4, gpu=False)
-    assert small.region_px == 1152 * (4 * 1024 + 128)
+    assert Need(1152**2, 1152 * (4 * 1024 + 128), 4, TORCH) == NEED
+    small = Need.of(TileGrid((5000, 900), 1024, 64), 4, TORCH, gpu=False)
+    assert small.band_px == 1152**2
+
+
+def test_an_engine_with_fewer_bits_is_known_to_take_less() -> None:
+    engines = [Engine("openvino", "2026", p) for p in ("int8", "fp32")] + [TORCH]
+    need = [replace(NEED, engine=engine).process_bytes(1, 1) for engine in engines]
+    assert need == sorted(need)
+    pair = replace(NEED, engine=Engine("openvino+torch", "1+2", "int8+fp32"))
+    assert pair.process_bytes(1, 1) == need[-1]
+    assert replace(NEED, engine=Engine("given", "")).process_bytes(1, 1) == need[-1]
 
 
 @given(

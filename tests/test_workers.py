@@ -295,7 +295,7 @@ def test_threads_follow_the_device_and_the_cores() -> None:
         3,
         3,
     ]
-    assert EngineSpec(cores=1).threads_per_process(gpu=True) == 6
+    assert EngineSpec(cores=1).threads_per_process(gpu=True) == 9
     assert EngineSpec(threads=1).threads_per_process(gpu=True) == 1
 
 

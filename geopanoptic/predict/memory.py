@@ -6,44 +6,68 @@ from dataclasses import dataclass, replace
 
 from geopanoptic.errors import ConfigError
 from geopanoptic.grid import TileGrid
+from geopanoptic.models import Engine
 from geopanoptic.workers import EngineSpec
 
-# Measured with landcover-v0 on the Banepa scene and its labelled window (2 cores, 2026-11-25):
-# peaks of 1.6 GB with windows of 768 px, and of 2.7 GB with windows of 1280 px, two threads.
-BASE_BYTES = 1.1e9  # libraries and tables of one process
-NETWORK_BYTES_PER_PX = 1000.0  # activations and fields, per pixel of the windows in one call
-FIELD_BYTES_PER_PX = 40.0  # the fields alone, where the activations are in the GPU's own memory
-REGION_BYTES_PER_PX = 6.0  # pixels, labels and products of a region at work, per thread
+# Peaks of landcover-v2 on the whole Banepa scene (2 cores, 2026-11-26), windows of 768 and 1280 px,
+# one thread: 0.85 and 1.20 GB in OpenVINO with 8 bits, 1.59 (1280) in fp32; 0.91 and 1.20 in
+# ONNX Runtime; 1.49 and 2.52 in torch. Three threads took up to 0.2 GB more.
 COORDINATOR_BYTES = 0.5e9  # the process that hands out the work, beside worker processes
+FIELD_BYTES_PER_PX = 40.0  # the fields alone, where the activations are in the GPU's own memory
+BAND_BYTES_PER_PX = 25.0  # what is read ahead, decoded and packed, per pixel of a band and thread
 
 GPU_BATCH = 4  # tiles per network call that keep a large GPU busy; too many are halved (backoff)
 
 
 @dataclass(frozen=True, slots=True)
+class Footprint:
+    """What an engine takes: its libraries and tables, and activations and fields per pixel."""
+
+    base_bytes: float
+    bytes_per_px: float
+
+
+_TORCH = Footprint(0.95e9, 1000.0)  # also for what is not known
+_FOOTPRINTS = {
+    ("openvino", "int8"): Footprint(0.7e9, 350.0),
+    ("openvino", "fp32"): Footprint(0.7e9, 600.0),
+    ("openvino", "bf16"): Footprint(0.7e9, 600.0),
+    ("onnxruntime", "fp32"): Footprint(0.75e9, 350.0),
+    ("onnxruntime", "int8"): Footprint(0.75e9, 350.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
-    """What decides a process's memory: pixels of a window and of a region, and where it runs."""
+    """What decides a process's memory.
+
+    `window_px`: pixels of a tile's window. `band_px`: pixels of a row of a region's tiles, which
+    are `across`. `engine` and `gpu`: what runs the network, and where.
+    """
 
     window_px: int
-    region_px: int
+    band_px: int
+    across: int
+    engine: Engine
     gpu: bool = False
 
     @classmethod
-    def of(cls, grid: TileGrid, k: int, *, gpu: bool) -> Need:
+    def of(cls, grid: TileGrid, k: int, engine: Engine, *, gpu: bool) -> Need:
         """Take the sizes from a tile grid with regions of k x k tiles."""
         rows, cols = grid.window_shape
-        side = k * grid.core + 2 * grid.halo
-        height, width = (
-            min(side, max(n, m)) for n, m in zip(grid.shape, (rows, cols), strict=True)
-        )
-        return cls(rows * cols, height * width, gpu)
+        width = min(k * grid.core + 2 * grid.halo, max(grid.shape[1], cols))
+        return cls(rows * cols, rows * width, k, engine, gpu)
 
     def process_bytes(self, batch: int, threads: int) -> float:
         """Return the bytes of one process with so many tiles per call and regions in flight."""
-        per_px = FIELD_BYTES_PER_PX if self.gpu else NETWORK_BYTES_PER_PX
+        parts = [_FOOTPRINTS.get((e.name, e.precision), _TORCH) for e in self.engine.parts(2)]
+        footprint = max(parts, key=lambda part: part.bytes_per_px)
+        per_px = FIELD_BYTES_PER_PX if self.gpu else footprint.bytes_per_px
+        band_px = self.band_px * -(-batch // self.across)
         return (
-            BASE_BYTES
+            footprint.base_bytes
             + per_px * self.window_px * batch
-            + REGION_BYTES_PER_PX * self.region_px * threads
+            + BAND_BYTES_PER_PX * band_px * threads
         )
 
 

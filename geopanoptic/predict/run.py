@@ -167,7 +167,7 @@ def _within_memory(plan: Plan, execution: Execution) -> Execution:
     """Settle tiles per network call and regions in flight; ConfigError where --max-ram is less."""
     spec = execution.engine
     gpus = [] if spec.scheduler is not None else chosen_gpus(spec.device)
-    need = Need.of(plan.grid, plan.k, gpu=_on_gpu(spec))
+    need = Need.of(plan.grid, plan.k, plan.engine, gpu=_on_gpu(spec))
     processes = spec.workers or max(1, len(gpus))
     spec, batch = within_memory(need, spec, execution.batch, processes)
     return replace(execution, engine=spec, batch=batch)

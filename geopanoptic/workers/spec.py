@@ -70,9 +70,9 @@ class EngineSpec:
         A device never waits when others read and decode meanwhile: that takes
         (read + forward + decode) / forward threads and one to spare. On a CPU the forward pass
         is most of it (3, or 2 where there are only two cores to share); on a GPU of 50 tiles/s,
-        (12 + 20 + 51) / 20 ms gives 6.
+        (33 + 20 + 111) / 20 ms gives 9 (docs/scaling.md).
         """
-        return self.threads or (6 if gpu else min(3, max(2, self.usable_cores)))
+        return self.threads or (9 if gpu else min(3, max(2, self.usable_cores)))
 
     def cores_per_process(self, processes: int) -> int:
         """Return the compute threads of each process: processes x threads never exceeds cores."""
