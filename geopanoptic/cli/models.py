@@ -125,3 +125,35 @@ def quantize_command(
         f"have in 32 bits, and things agree with PQ {found.things_pq:.3f}: --precision auto "
         + ("takes 8 bits." if found.agrees else "stays with floats; --precision int8 asks for it.")
     )
+
+
+@models.command("convert")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option(
+    "--card",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="CARD.yaml",
+    help="What the model promises; see docs/models.md.",
+)
+@_out("FILE.safetensors")
+@click.option("--key", default="", help="Which state dict, where WEIGHTS holds several.")
+@_OVERWRITE
+def convert_command(weights: Path, card: Path, out: Path, key: str, overwrite: bool) -> None:
+    """Make a model file of the PyTorch checkpoint WEIGHTS and a card.
+
+    WEIGHTS is a state dict that torch.save wrote, alone or inside a training checkpoint, or a
+    safetensors file without a card. No code of it is run: a file that holds more than tensors and
+    plain values is refused.
+
+    \b
+        geopanoptic models convert unet.pt --card unet.card.yaml --out unet.safetensors
+        geopanoptic predict scene.tif --model unet.safetensors --out landcover.gpkg
+    """
+    from geopanoptic.models.convert import convert
+    from geopanoptic.store import atomic_output, check_output
+
+    check_output(out, overwrite, suffixes=(".safetensors",))
+    with atomic_output(out, overwrite) as temporary:
+        made = convert(weights, card, temporary, key=key)
+    click.echo(f"Wrote {out}: {made.name} {made.version}, {len(made.schema)} classes", err=True)

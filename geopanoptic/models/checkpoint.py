@@ -96,7 +96,8 @@ def _not_safetensors(path: Path, start: bytes) -> str:
     kind = "a PyTorch pickle" if is_pickle else "no safetensors file"
     return (
         f"{path} is {kind}; models are .safetensors files with a card "
-        "(pickles can run code and are never loaded)"
+        "(pickles can run code and are never loaded; `geopanoptic models convert` makes one of a "
+        "state dict)"
     )
 
 
