@@ -29,16 +29,19 @@ NETWORK = {
     "panoptic_fpn": SMALL_DETECTOR | {"semantic_channels": 32},
     "mask_rcnn": SMALL_DETECTOR,
     "mask2former": {},
+    "maskformer": {},
 }
+HUB = ("mask2former", "maskformer")
 HOUSE = ClassEntry("building", "thing")
 GRASS, ROAD = ClassEntry("grass", "stuff"), ClassEntry("road", "stuff")
 
 
-def hub_folder(folder: Path, names: tuple[str, ...] = ("tree", "building", "sky")) -> Path:
-    """Write a tiny Mask2Former as transformers does, with a preprocessor's mean and std."""
-    config = {k: v for k, v in HF_CONFIGS["hf_mask2former"].items() if k != "num_labels"}
+def hub_folder(folder: Path, architecture: str = "hf_mask2former") -> Path:
+    """Write a tiny network as transformers does, with a preprocessor's mean and std."""
+    names = ("tree", "building", "sky")
+    config = {k: v for k, v in HF_CONFIGS[architecture].items() if k != "num_labels"}
     labels = {str(k): n for k, n in enumerate(names)}
-    card = masks_card("hf_mask2former")
+    card = masks_card(architecture)
     schema = card.schema.subset(card.schema.names[: len(names)])
     net: Any = build(
         replace(card, schema=schema, arguments={"config": config | {"id2label": labels}})
@@ -67,12 +70,14 @@ def towns(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", NETWORK)
 def test_every_example_of_a_system_trains_goes_on_and_predicts(name: str, towns: Path) -> None:
-    if name == "mask2former":
+    example = CONFIGS / f"{name if name != 'maskformer' else 'mask2former'}.yaml"
+    text = example.read_text()
+    if name in HUB:
         pytest.importorskip("transformers", reason="needs the extra hf")
-        hub_folder(towns / "mask2former")
+        hub_folder(towns / name, f"hf_{name}")
+        text = text.replace("start: mask2former", f"start: {name}")
     path = towns / f"{name}.yaml"
-    text = (CONFIGS / f"{name}.yaml").read_text()
-    assert TrainConfig.from_yaml(CONFIGS / f"{name}.yaml").name.startswith("my-")
+    assert TrainConfig.from_yaml(example).name.startswith("my-")
     path.write_text(text)
     config = TrainConfig.from_yaml(path)
     small = replace(
@@ -89,8 +94,9 @@ def test_every_example_of_a_system_trains_goes_on_and_predicts(name: str, towns:
     assert all(np.isfinite(float(v)) for row in rows for v in row.values())
     assert (paths.run / "index.html").read_text().count("<svg") == 2
     assert any("pq" in row["what"] for row in card.metrics)
-    assert card.decoder == ("queries" if name == "mask2former" else "paste")
-    assert card.mean == ((102.0,) * 3 if name == "mask2former" else (127.5,) * 3)
+    assert card.architecture == (f"hf_{name}" if name in HUB else name)
+    assert card.decoder == ("queries" if name in HUB else "paste")
+    assert card.mean == ((102.0,) * 3 if name in HUB else (127.5,) * 3)
     model = load_model(paths.run / f"{config.name}.safetensors")
     assert model.card == card
     chips = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64)).astype(np.uint8)
@@ -223,7 +229,9 @@ def test_the_text_of_old_checkpoints_is_unchanged() -> None:
 # --- labels that say only a part
 
 
-@pytest.mark.parametrize("architecture", ["panoptic_fpn", "mask_rcnn", "hf_mask2former"])
+@pytest.mark.parametrize(
+    "architecture", ["panoptic_fpn", "mask_rcnn", "hf_mask2former", "hf_maskformer"]
+)
 def test_what_no_label_speaks_of_teaches_nothing(architecture: str) -> None:
     if architecture.startswith("hf_"):
         pytest.importorskip("transformers", reason="needs the extra hf")
