@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,3 +174,28 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_the_work(tmp_path: Path) 
             PredictSettings(core=40, halo=3), execution,
         )  # fmt: skip
     assert not list(tmp_path.glob("*.gpjob"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime"])
+def test_the_least_that_a_run_is_said_to_need_is_enough(engine: str, tmp_path: Path) -> None:
+    if engine != "torch":
+        pytest.importorskip(engine)
+    scene = Path(__file__).parents[1] / "examples" / "bremerton.tif"
+    words = [sys.executable, "-m", "geopanoptic.cli.main", "predict", str(scene)]
+    words += ["--engine", engine, "--out", str(tmp_path / "out.gpkg"), "--max-ram"]
+    subprocess.run([*words, "9GB"], check=True, capture_output=True)  # its graph is exported once
+    refused = subprocess.run([*words, "0.1GB", "--overwrite"], capture_output=True, text=True)
+    assert refused.returncode == 1, refused.stderr
+    (least,) = re.findall(r"less than the (\d\.\d\d) GB", refused.stderr)
+    ram = float(least) + 0.01
+    process = psutil.Popen([*words, f"{ram}GB", "--overwrite"], stderr=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        try:
+            peak = max(peak, process.memory_info().rss)
+        except psutil.Error:
+            break
+        time.sleep(0.02)
+    assert process.wait() == 0
+    assert 0.5 * ram < peak / 1e9 < ram
