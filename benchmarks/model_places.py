@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -85,11 +85,11 @@ def match_boxes(truth: npt.NDArray[Any], pred: npt.NDArray[Any], least: float) -
 
 
 def run_predict(
-    scene: Path, model: str, gsd_m: float | None
+    scene: Path, model: str, gsd_m: float | None, tta: Literal["none", "flips"] = "none"
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], dict[int, float]]:
     """Return the class and instance rasters of a scene on its own grid, and score by id."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = PredictSettings(gsd_m=gsd_m, grid="scene")
+        settings = PredictSettings(gsd_m=gsd_m, grid="scene", tta=tta)
         panoptic = predict(scene, model, Path(folder) / "map.panoptic", settings=settings)
         table = panoptic.segment_table
         scores = dict(zip(table.id.tolist(), table.score.tolist(), strict=True))

@@ -26,7 +26,7 @@ from geopanoptic.polygons import (
     thing_labels,
     trace,
 )
-from geopanoptic.polygons.seams import BlockReader, Group
+from geopanoptic.polygons.seams import BlockReader, Group, Line
 from geopanoptic.schema import LabelSchema
 
 PIXELS = Affine(1, 0, 0, 0, -1, 0)
@@ -251,6 +251,18 @@ def test_memory_is_that_of_blocks_not_of_the_scene() -> None:
     (few, small), (many, large) = peak(768), peak(3072)
     assert many > 15 * few
     assert large < 2 * small, f"{small} bytes for {few} features, {large} for {many}"
+
+
+@given(runs=st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 40)), min_size=1, max_size=30))
+def test_a_line_is_kept_whole_and_never_takes_more_than_its_pixels(
+    runs: list[tuple[int, int]],
+) -> None:
+    pixels = np.repeat(*np.array(runs, np.int32).T).astype(np.int32)
+    kept = Line.of(pixels)
+    assert np.array_equal(kept.pixels(), pixels)
+    size = kept.values.nbytes + (0 if kept.counts is None else kept.counts.nbytes)
+    assert size <= pixels.nbytes
+    assert size <= 8 * len(runs)
 
 
 def test_coordinates_come_from_whole_numbers_by_one_formula() -> None:

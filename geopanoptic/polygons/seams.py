@@ -1,7 +1,8 @@
 """What blocks must know of each other before they are traced: which parts meet across seams.
 
 The first pass labels every block on its own and keeps only its four border lines. The second
-joins parts that meet across a seam. What is kept is 16 bytes per seam pixel, whatever the scene.
+joins parts that meet across a seam. What is kept is at most 16 bytes per seam pixel, and 32 per
+run of pixels of one part along a seam, whatever the scene.
 """
 
 from __future__ import annotations
@@ -58,6 +59,27 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A line of pixels as its runs of one value, or as it is where runs would take more."""
+
+    values: Ints
+    counts: Ints | None
+
+    @classmethod
+    def of(cls, pixels: Ints) -> Line:
+        """Keep a line of pixels."""
+        starts = np.flatnonzero(np.diff(pixels, prepend=pixels[0] - 1))
+        if 2 * len(starts) >= len(pixels):
+            return cls(pixels, None)
+        counts = np.diff(starts, append=len(pixels)).astype(np.int32)
+        return cls(pixels[starts], counts)
+
+    def pixels(self) -> Ints:
+        """Return the line, pixel by pixel."""
+        return self.values if self.counts is None else np.repeat(self.values, self.counts)
+
+
+@dataclass(frozen=True, slots=True)
 class Border:
     """The border of one block as kept between the passes: `parts` are the sorted numbers of the
     parts that touch it, `lines` its four lines where a positive value is 1 + the scene-wide
@@ -66,14 +88,14 @@ class Border:
 
     first: int
     parts: Ints
-    lines: tuple[Ints, Ints, Ints, Ints]
+    lines: tuple[Line, Line, Line, Line]
     is_empty: bool = False
 
     @classmethod
     def of_nothing(cls, first: int, window: Window) -> Border:
         """Make the border of a block without labels; all of one size share their lines."""
-        zeros = _zeros(window.width), _zeros(window.width), _zeros(window.height)
-        return cls(first, _zeros(0), (*zeros, zeros[2]), is_empty=True)
+        wide, high = _nothing(window.width), _nothing(window.height)
+        return cls(first, _zeros(0), (wide, wide, high, high), is_empty=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +189,7 @@ class Seams:
             a, b = i + di, j + dj
             if not (0 <= a < self.grid.n_rows and 0 <= b < self.grid.n_cols):
                 return np.zeros(n, np.int32)
-            return self.borders[a * self.grid.n_cols + b].lines[which]
+            return self.borders[a * self.grid.n_cols + b].lines[which].pixels()
 
         pieces = [
             line(-1, -1, 1, 1)[-1:], line(-1, 0, 1, w), line(-1, 1, 1, 1)[:1],
@@ -189,15 +211,21 @@ def _zeros(n: int) -> Ints:
     return zeros
 
 
+@lru_cache(maxsize=16)
+def _nothing(n: int) -> Line:
+    return Line.of(_zeros(n))
+
+
 def _meet(a: Border, b: Border) -> bool:
     return len(a.parts) > 0 and len(b.parts) > 0
 
 
 def _scene_wide(
     lines: tuple[Ints, Ints, Ints, Ints], parts: Ints, first: int
-) -> tuple[Ints, Ints, Ints, Ints]:
+) -> tuple[Line, Line, Line, Line]:
     top, bottom, left, right = (
-        np.where(v > 0, np.searchsorted(parts, v) + first + 1, v).astype(np.int32) for v in lines
+        Line.of(np.where(v > 0, np.searchsorted(parts, v) + first + 1, v).astype(np.int32))
+        for v in lines
     )
     return top, bottom, left, right
 
@@ -205,15 +233,24 @@ def _scene_wide(
 def _join(grid: TileGrid, borders: list[Border], labels: Ints) -> Longs:
     """Return the joined part of each border part: parts are one that meet with equal labels."""
     pairs = [np.zeros((2, 0), np.int64)]
+
+    def meet(one: Line, other: Line) -> None:
+        a, b = one.pixels(), other.pixels()
+        at = np.flatnonzero((a > 0) & (b > 0))
+        a, b = a[at] - 1, b[at] - 1
+        at = np.flatnonzero(labels[a] == labels[b])
+        if len(at):  # each pair of parts once in a row, so that little waits for the end
+            both = np.stack([a[at], b[at]]).astype(np.int64)
+            pairs.append(both[:, np.r_[True, (np.diff(both) != 0).any(axis=0)]])
+
     for i in range(grid.n_rows):
         row = borders[i * grid.n_cols : (i + 1) * grid.n_cols]
-        pairs += [np.stack([a.lines[3], b.lines[2]]) for a, b in pairwise(row) if _meet(a, b)]
+        for a, b in pairwise(row):
+            if _meet(a, b):
+                meet(a.lines[3], b.lines[2])
     for j in range(grid.n_cols):
-        column = borders[j :: grid.n_cols]
-        pairs += [np.stack([a.lines[1], b.lines[0]]) for a, b in pairwise(column) if _meet(a, b)]
-    a, b = np.concatenate(pairs, axis=1)
-    both = (a > 0) & (b > 0)
-    a, b = a[both] - 1, b[both] - 1
-    same = labels[a] == labels[b]
-    a, b = a[same], b[same]
-    return kernels.joined(len(labels), a.astype(np.int64), b.astype(np.int64))
+        for a, b in pairwise(borders[j :: grid.n_cols]):
+            if _meet(a, b):
+                meet(a.lines[1], b.lines[0])
+    a_parts, b_parts = np.concatenate(pairs, axis=1)
+    return kernels.joined(len(labels), a_parts, b_parts)
