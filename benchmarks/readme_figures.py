@@ -18,7 +18,7 @@ def results(name: str) -> Any:
 def figures() -> str:
     """Return the lines between the README's marks."""
     scene = results("results/whole_scene.json")
-    model = results("results/model_quality_v2.json")
+    model = results("results/model_quality_v3.json")
     seams = results("results/seams_banepa.json")
     cost = results("results/stitching_cost.json")
     polygons = results("results/polygons.json")["scene"]
@@ -30,6 +30,8 @@ def figures() -> str:
     twenty = next(c for c in cost["results"] if c["edge_px"] == 20000)
     judged = evaluation["scene"]
     kampala, kitsap = buildings["kampala"], buildings["kitsap_south"]
+    pooled = buildings["pooled"]
+    flipped = results("results/model_gsd.json")["runs"]["0.3 m, flips"]["pooled"]
     things = polygons["things"]
     table = [
         (
@@ -47,14 +49,17 @@ def figures() -> str:
         (
             "The labelled part, cut into tiles in two ways half a tile apart",
             f"PQ of buildings {seams['phase_shift']['building']['pq']:.3f}, against one window "
-            f"{seams['untiled']['building']['pq']:.3f}; objects missed near seams "
-            f"{seams['near_seam']['ratio']:.2f} x as often as elsewhere",
+            f"{seams['untiled']['building']['pq']:.3f}; "
+            f"{seams['near_seam']['missed_near']:.1%} of the objects near seams are missed, "
+            f"{seams['near_seam']['missed_away']:.1%} of the others",
             "`geopanoptic bench seams`",
         ),
         (
             "Buildings, places never trained on",
             f"Kampala F1 {kampala['f1']:.2f}, PQ {kampala['pq']:.2f}; "
-            f"Kitsap south F1 {kitsap['f1']:.2f}, PQ {kitsap['pq']:.2f}",
+            f"Kitsap south F1 {kitsap['f1']:.2f}, PQ {kitsap['pq']:.2f}; both together "
+            f"{pooled['f1']:.2f} and {pooled['pq']:.2f}, with `--tta flips` "
+            f"{flipped['f1']:.2f} and {flipped['pq']:.2f}",
             "`benchmarks/model_quality.py`",
         ),
         (

@@ -72,9 +72,9 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_bundled_configuration_is_read_and_names_mistakes(tmp_path: Path) -> None:
-    path = CONFIGS / "landcover_v2.yaml"
+    path = CONFIGS / "landcover_v3.yaml"
     config = TrainConfig.from_yaml(path)
-    assert config.name == "landcover-v2"
+    assert config.name == "landcover-v3"
     assert len({s.name for s in config.source_specs()}) == len(config.source_specs())
     assert config.card(LabelSchema.default()).thresholds == config.thresholds
     trained_on = " ".join(s.image for s in config.source_specs())

@@ -196,7 +196,7 @@ MISTAKES = {
     ),
     "stuff": ({"architecture": "mask_rcnn"}, "exactly one stuff class"),
     "things": ({"architecture": "panoptic_fpn", "classes": (GRASS, ROAD)}, "the classes have none"),
-    "other": ({"architecture": "mask_rcnn", "start": "landcover-v2"}, "is dense: leave"),
+    "other": ({"architecture": "mask_rcnn", "start": "landcover-v3"}, "is dense: leave"),
 }
 
 

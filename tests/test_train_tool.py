@@ -152,7 +152,7 @@ def test_every_example_configuration_trains_two_steps(name: str, tmp_path: Path)
 
 
 def test_the_bundled_configuration_still_reads() -> None:
-    config = TrainConfig.from_yaml(CONFIGS / "landcover_v2.yaml")
+    config = TrainConfig.from_yaml(CONFIGS / "landcover_v3.yaml")
     assert config.schema() == LabelSchema.default()
     assert all(s.gsd_range_m for s in config.source_specs())
 
@@ -253,7 +253,7 @@ MISTAKES = [
     ({"chip_px": 100}, {}, ConfigError, "multiple of 32, like 96"),
     ({"instances": "magic"}, {}, ConfigError, "must be one of: seeded, centers, components"),
     ({"encoder": "resnet81"}, {}, GeoPanopticError, "did you mean 'resnet18'"),
-    ({"start": "landcover-vII"}, {}, GeoPanopticError, "did you mean 'landcover-v2'"),
+    ({"start": "landcover-vII"}, {}, GeoPanopticError, "did you mean 'landcover-v3'"),
     ({"class_weight": {"bulding": 2.0}}, {}, SchemaError, "did you mean 'building'"),
     ({"amp": "fp16"}, {}, ConfigError, "needs a GPU"),
     ({}, {"image": "town9.tif"}, SceneError, r"town9\.tif"),
@@ -375,14 +375,14 @@ def test_training_stops_when_validation_gains_no_more(tmp_path: Path) -> None:
 
 
 def test_classes_of_the_same_name_keep_their_rows(tmp_path: Path) -> None:
-    config, _ = read(write_config(tmp_path, source(VECTOR), start="landcover-v2",
+    config, _ = read(write_config(tmp_path, source(VECTOR), start="landcover-v3",
                                   decoder_channels=[], classes=[
         {"name": "pool", "kind": "thing"}, {"name": "vehicle", "kind": "thing"},
         {"name": "grass", "kind": "stuff"}]))  # fmt: skip
     schema = config.schema()
     net = build_dense(DenseArgs.from_json(config.arguments()), len(schema))
     assert transplant(net, config, schema) == ["class pool"]
-    path = model_path("landcover-v2")
+    path = model_path("landcover-v3")
     theirs = read_tensors(path, read_header(path))["head.weight"].astype(np.float32)
     old = theirs.reshape(10, 4, *theirs.shape[1:])
     new = net.state_dict()["head.weight"].numpy().reshape(6, 4, *theirs.shape[1:])

@@ -53,7 +53,7 @@ def mapped(engine: str, given: argparse.Namespace, out: Path) -> dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scene")
-    parser.add_argument("--model", default="landcover-v2")
+    parser.add_argument("--model", default="landcover-v3")
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path)

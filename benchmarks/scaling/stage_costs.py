@@ -87,7 +87,7 @@ def mapped(scene: str, model: str, out: Path) -> tuple[dict[str, float], int, in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scene")
-    parser.add_argument("--model", default="landcover-v2")
+    parser.add_argument("--model", default="landcover-v3")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

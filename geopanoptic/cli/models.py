@@ -65,7 +65,7 @@ def export_command(name: str, out: Path, overwrite: bool) -> None:
     .xml   OpenVINO's, with the weights in a .bin beside it
 
     \b
-        geopanoptic models export landcover-v2 --out landcover.onnx
+        geopanoptic models export landcover-v3 --out landcover.onnx
         geopanoptic predict scene.tif --model landcover.onnx --out buildings.gpkg
     """
     from geopanoptic.models.checkpoint import model_path

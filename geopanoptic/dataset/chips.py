@@ -21,6 +21,9 @@ from geopanoptic.dataset.sources import LEVELS, SourceArray, level_path, step_m
 from geopanoptic.dataset.targets import ZERO
 
 _FOCUS_PIXELS = 3000  # remembered per class and source
+# Share of chips in which objects are tinted apart. All of them is too much: the colours of water,
+# plants and cars are worth knowing (docs/model-card.md).
+_TINTED = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ class ChipSet(torch.utils.data.Dataset[Chip]):
         low, high = chip[planes.ids]
         ids = (low + 256 * high).int()
         if self.settings.augment:
-            image = augment_objects(image, ids, rng)
+            if rng.random() < _TINTED:
+                image = augment_objects(image, ids, rng)
             image = augment_sharpness(augment_colour(image, rng), rng)
         return Chip(
             (image * 255).round().byte(),

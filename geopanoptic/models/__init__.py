@@ -14,7 +14,7 @@ from geopanoptic.models.flips import with_tta
 from geopanoptic.models.segmenter import Fields, Segmented, Segmenter
 from geopanoptic.models.sources import Place, source_of
 
-DEFAULT_MODEL = "landcover-v2"
+DEFAULT_MODEL = "landcover-v3"
 
 __all__ = [
     "DEFAULT_MODEL",
