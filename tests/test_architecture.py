@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A room's layer; imports run downwards, or sideways between the pure or file rooms listed below.
 LAYERS = {
-    0: {"errors", "config", "grid", "georef", "schema"},
+    0: {"errors", "config", "grid", "georef", "schema", "quiet"},
     1: {"contingency", "segments"},
     2: {"stitch", "polygons", "metrics", "matching"},
     3: {"models", "raster", "vector", "store", "report"},

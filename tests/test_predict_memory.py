@@ -80,7 +80,7 @@ def test_what_is_chosen_fits_and_nothing_larger_does(
 
 
 def test_too_little_is_refused_with_the_numbers_and_the_cure() -> None:
-    with pytest.raises(ConfigError, match=r"--max-ram 1\.00GB is less than the 2\.5\d GB.*--tile"):
+    with pytest.raises(ConfigError, match=r"--max-ram 1\.00GB is less than the 2\.40 GB.*--tile"):
         within_memory(NEED, EngineSpec(max_ram=10**9), 1, 1)
     with pytest.raises(ConfigError, match=r"fewer --workers than 3, or a smaller --tile"):
         within_memory(NEED, EngineSpec(workers=3, max_ram=4 * 10**9), 1, 3)

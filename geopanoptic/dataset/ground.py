@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from geopanoptic.dataset.specs import SourceSpec
 from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
+from geopanoptic.quiet import ignored
 
 _FINER = 0.7  # scenes finer than this share of the finest chips are read coarser
 _COARSER = 4.0  # chips this many times finer than their scene would be blur
@@ -93,16 +93,14 @@ def _bare(
     import rasterio
     from rasterio.windows import Window as RasterWindow
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            if file.dtypes[0] != "uint8" or spec.gsd_m <= 0:
-                raise SceneError(
-                    f"source '{spec.name}': all_valid is for uint8 scenes with a gsd_m; {path} is "
-                    f"{file.dtypes[0]}: mend the file's alpha band or nodata instead"
-                )
-            part = RasterWindow(window.col, window.row, window.width, window.height)
-            return file.read(list(bands), window=part)  # type: ignore[no-any-return]
+    with ignored(rasterio.errors.NotGeoreferencedWarning), rasterio.open(path) as file:
+        if file.dtypes[0] != "uint8" or spec.gsd_m <= 0:
+            raise SceneError(
+                f"source '{spec.name}': all_valid is for uint8 scenes with a gsd_m; {path} is "
+                f"{file.dtypes[0]}: mend the file's alpha band or nodata instead"
+            )
+        part = RasterWindow(window.col, window.row, window.width, window.height)
+        return file.read(list(bands), window=part)  # type: ignore[no-any-return]
 
 
 def _window(spec: SourceSpec, shape: tuple[int, int], resampled: bool) -> Window:
@@ -134,12 +132,10 @@ def read_raster(path: Path, ground: Ground) -> npt.NDArray[Any]:
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                if file.crs is None or ground.georef.crs is None or _same_grid(file, ground):
-                    return _pixelwise(file, path, ground)
-                return _warped(file, path, ground)
+        with ignored(NotGeoreferencedWarning), rasterio.open(path) as file:
+            if file.crs is None or ground.georef.crs is None or _same_grid(file, ground):
+                return _pixelwise(file, path, ground)
+            return _warped(file, path, ground)
     except RasterioError as why:
         raise SceneError(f"cannot read {path}: {why}; check the path and the file") from why
 

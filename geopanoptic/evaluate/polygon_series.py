@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from geopanoptic.evaluate.settings import EvaluateSettings
 from geopanoptic.metrics import scot
 from geopanoptic.panoptic_map import Polygons
 from geopanoptic.panoptic_map.vector import CLASS_FIELDS
+from geopanoptic.quiet import ignored
 
 Ints = npt.NDArray[np.int64]
 Names = npt.NDArray[np.object_]
@@ -102,9 +102,8 @@ def _frame(path: Path) -> tuple[Any, str | None]:
             frame = geopandas.read_parquet(path)
         else:
             layers = [str(name) for name, _ in pyogrio.list_layers(path)]
-            with warnings.catch_warnings():
-                # GeoJSON: GDAL makes the feature's own id unique; the attribute stays as it is
-                warnings.filterwarnings("ignore", "Several features with id", RuntimeWarning)
+            # GeoJSON: GDAL makes the feature's own id unique; the attribute stays as it is
+            with ignored(RuntimeWarning, "Several features with id"):
                 frame = geopandas.read_file(path, layer=LAYER if LAYER in layers else layers[0])
     except (OSError, ValueError, RuntimeError, shapely.errors.GEOSException) as why:
         raise SceneError(f"cannot read {path} as a series of polygons: {why}") from why

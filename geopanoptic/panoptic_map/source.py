@@ -5,8 +5,6 @@ Sources are small, frozen and picklable; files are opened inside `read`, one han
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from geopanoptic.errors import SceneError
 from geopanoptic.georef import GeoRef
 from geopanoptic.grid import Window
 from geopanoptic.panoptic_map.kernel import decode_coco
+from geopanoptic.quiet import ignored
 from geopanoptic.raster.gdal import gdal_env, handle, scene_errors
 from geopanoptic.schema import NODATA, VOID
 
@@ -29,13 +28,9 @@ Bytes = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int32]
 
 
-_quiet = threading.Lock()  # warning filters belong to the whole process
-
-
 def open_labels(path: str) -> Any:
     """Open a label raster; one without a georeference is fine here and no reason to warn."""
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with ignored(NotGeoreferencedWarning):
         return rasterio.open(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from geopanoptic.errors import SceneError
 from geopanoptic.predict.door import predict
 from geopanoptic.predict.settings import PredictSettings
+from geopanoptic.quiet import ignored
 
 
 def predict_array(array: Any, model: Any = None, settings: PredictSettings | None = None) -> Any:
@@ -60,13 +60,14 @@ def _write_scene(array: Any, path: Path) -> None:
     if hasattr(array, "rio"):
         profile |= {"crs": array.rio.crs, "nodata": array.rio.nodata}
         if array.rio.crs is not None:
-            with warnings.catch_warnings():
-                # rioxarray multiplies transforms in a way that affine will drop one day
-                warnings.simplefilter("ignore", PendingDeprecationWarning)
+            # rioxarray multiplies transforms in a way that affine will drop one day
+            with ignored(PendingDeprecationWarning):
                 profile["transform"] = array.rio.transform()
     profile = {name: value for name, value in profile.items() if value is not None}
-    with rasterio.Env(GDAL_PAM_ENABLED=False), warnings.catch_warnings():
-        # an array without a place on the ground is what the caller gave
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, "w", **profile) as scene:
-            scene.write(values)
+    # an array without a place on the ground is what the caller gave
+    with (
+        rasterio.Env(GDAL_PAM_ENABLED=False),
+        ignored(NotGeoreferencedWarning),
+        rasterio.open(path, "w", **profile) as scene,
+    ):
+        scene.write(values)

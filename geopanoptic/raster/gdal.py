@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geopanoptic.errors import SceneError
+from geopanoptic.quiet import ignored
 
 _MAX_HANDLES = 24  # per thread; a mosaic of ten thousand files must not exhaust file descriptors
 
@@ -124,14 +124,10 @@ def scene_errors(what: str, cure: str) -> Iterator[None]:
         raise SceneError(f"{what}: not enough memory; {cure}") from why
 
 
-_opening = threading.Lock()  # the filters of `warnings` belong to the process, not to a thread
-
-
 @contextmanager
 def no_place_is_fine() -> Iterator[None]:
     """Silence rasterio's warning about rasters that lie nowhere on the ground."""
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with ignored(NotGeoreferencedWarning):
         yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from geopanoptic.grid import Window
+from geopanoptic.quiet import ignored
 from geopanoptic.raster.cog import LabelReader, store_errors
 from geopanoptic.raster.gdal import gdal_env
 from geopanoptic.raster.radiometry import to_bytes
@@ -121,8 +121,7 @@ def _scaled(places: Places, of: tuple[int, int], to: tuple[int, int]) -> Places:
 
 def jpeg_uri(picture: Picture) -> str:
     """Return a (row, col, 3) uint8 picture as a JPEG data URI."""
-    with gdal_env(), warnings.catch_warnings(), rasterio.MemoryFile() as memory:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with gdal_env(), ignored(NotGeoreferencedWarning), rasterio.MemoryFile() as memory:
         height, width, _ = picture.shape
         with memory.open(
             driver="JPEG", count=3, height=height, width=width, dtype="uint8", quality=85
@@ -194,9 +193,8 @@ def _map_picture(classes: Picture, ids: npt.NDArray[Any], schema: LabelSchema) -
 
 def write_png(path: Path, picture: Picture) -> None:
     """Write (band, row, col) uint8 as a PNG and read it back; StoreError when it did not fit."""
-    with gdal_env(), warnings.catch_warnings(), store_errors(path):
-        # a picture has no place on the ground, and that is no news here
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    # a picture has no place on the ground, and that is no news here
+    with gdal_env(), ignored(NotGeoreferencedWarning), store_errors(path):
         bands, height, width = picture.shape
         with rasterio.open(
             path, "w", driver="PNG", count=bands, height=height, width=width, dtype="uint8"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pyogrio
 
 from geopanoptic.errors import ConfigError, StoreError
+from geopanoptic.quiet import ignored
 from geopanoptic.schema import LabelSchema
 from geopanoptic.vector.geopackage import Layers, describe, publish, space_left, write_gpkg
 from geopanoptic.vector.geoparquet import write_geoparquet
@@ -127,8 +127,7 @@ def _write_ogr(
         ".fgb": ("FlatGeobuf", {"SPATIAL_INDEX": "YES"}),
         ".geojson": ("GeoJSON", {"RFC7946": "YES", "COORDINATE_PRECISION": "7"}),
     }[suffix]
-    with warnings.catch_warnings(), Stream(spec, batches) as stream:
-        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+    with ignored(UserWarning, "'crs' was not provided"), Stream(spec, batches) as stream:
         pyogrio.write_arrow(
             stream.reader(),
             path,

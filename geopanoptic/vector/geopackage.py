@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import chain
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyogrio
 
 from geopanoptic.errors import StoreError, nearest_name
+from geopanoptic.quiet import ignored
 from geopanoptic.schema import LabelSchema
 from geopanoptic.vector.specs import GEOMETRY, KNOWN, LayerSpec
 from geopanoptic.vector.streaming import Stream
@@ -131,9 +131,8 @@ def _write_layer(
     path: Path, spec: LayerSpec, batches: Iterator[pa.RecordBatch], crs_wkt: str | None
 ) -> int:
     """Stream one layer in a single transaction; return how many rows it was given."""
-    with warnings.catch_warnings(), Stream(spec, batches) as stream:
-        # a scene without CRS is told so by its empty _m2 columns; GDAL need not say it again
-        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+    # a scene without CRS is told so by its empty _m2 columns; GDAL need not say it again
+    with ignored(UserWarning, "'crs' was not provided"), Stream(spec, batches) as stream:
         pyogrio.write_arrow(
             stream.reader(),
             path,
