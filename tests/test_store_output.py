@@ -212,6 +212,24 @@ def test_of_files_that_belong_together_none_stays_when_one_cannot_be_published(
     assert names(tmp_path) == ["a.ids.tif", "a.qml", "a.tif"]
 
 
+def test_what_another_run_published_meanwhile_is_not_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, other = tmp_path / "a.tif", tmp_path / "a.ids.tif"
+    real = disk.link_new
+
+    def late(made: Path, final: Path) -> bool:
+        final.write_text("theirs")
+        return real(made, final)
+
+    monkeypatch.setattr(disk, "link_new", late)
+    with pytest.raises(StoreError, match="has appeared"), atomic_outputs([main, other]) as folder:  # noqa: PT012
+        for path in (main, other):
+            (folder / path.name).write_text("ours")
+    assert names(tmp_path) == ["a.ids.tif"]
+    assert other.read_text() == "theirs"
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -29,7 +29,7 @@ if engine == "eager":
     from geopanoptic.models import torch_segmenter
     torch_segmenter.fold_batch_norm = lambda net, bands: net
 words = ["predict", scene, "--model", model, "--out", out, "--overwrite", "--engine", engine]
-sys.argv = ["geopanoptic", *words, "--precision", "auto" if engine == "auto" else "fp32"]
+sys.argv = ["geopanoptic", *words, "--precision", "fp32"]
 from geopanoptic.cli.main import entry
 entry()
 """

@@ -107,7 +107,7 @@ def atomic_outputs(
     main, *others = (final.absolute() for final in finals)
     assert all(path.parent == main.parent for path in others), "files of one folder"
     replaced = check_outputs(finals, overwrite)
-    new: list[Path] = []
+    new: dict[Path, int] = {}
     try:
         with atomic_output(main, overwrite) as made:
             yield made.parent
@@ -119,11 +119,11 @@ def atomic_outputs(
                     if not _present(piece):
                         continue
                     if not _present(path):
-                        new.append(path)
+                        new[path] = piece.stat().st_ino
                     _publish(piece, path, replaced or path not in others)
     except BaseException:
-        for path in new:
-            _remove(path)
+        for path, inode in new.items():
+            _take_back(path, inode)
         raise
 
 
@@ -160,8 +160,7 @@ def _publish_new(made: Path, final: Path) -> None:
             raise _appeared(final)
     except OSError:
         # The name may be there already, and only its flush have failed: an error leaves none.
-        if _present(final) and final.lstat().st_ino == inode:
-            _remove(final)
+        _take_back(final, inode)
         raise
 
 
@@ -186,9 +185,11 @@ def _appeared(final: Path) -> StoreError:
     )
 
 
-def _remove(path: Path) -> None:
+def _take_back(final: Path, inode: int) -> None:
+    """Remove what stands under a final name if it is ours; another run's has another inode."""
     with suppress(OSError):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if final.lstat().st_ino == inode:
+            shutil.rmtree(final) if final.is_dir() else final.unlink()
 
 
 def _present(path: Path) -> bool:
